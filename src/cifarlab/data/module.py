@@ -1,0 +1,208 @@
+"""From a data set in memory to batches on the device.
+
+The images stay one uint8 tensor, a batch is one index into it, and scaling and augmentation act on the whole
+batch where the network is. A data set is a subclass of `ImageData` with a `load` method.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from cifarlab.data.files import DataSet
+from cifarlab.data.scaling import Scaling, make_scaling
+from cifarlab.data.splits import hold_out
+from cifarlab.errors import UserError
+from cifarlab.regularizers import Regularization
+from cifarlab.types import Count, Natural, OpenFraction
+
+
+class Indexed(Dataset[tuple[Tensor, Tensor]]):
+    """Images (M, 3, 32, 32), labels (M,) and which of them belong here; asked with a tensor of positions."""
+
+    def __init__(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
+        self.images, self.labels, self.index = images, labels, index
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = self.index[positions.to(self.index.device)]
+        return self.images[chosen], self.labels[chosen]
+
+
+class Batches(Sampler[Tensor]):
+    """Positions of each batch, int64 (batch,), the order of epoch e a function of (seed, e) alone.
+
+    With several processes each takes every `world`-th image of a batch `world` times as large, so that the
+    processes make equally many steps and no image counts twice.
+    """
+
+    def __init__(
+        self, images: int, batch_size: int, seed: int | None = None, drop_last: bool = False, rank: int = 0, world: int = 1
+    ) -> None:
+        self.images, self.batch_size, self.seed, self.drop_last = images, batch_size * world, seed, drop_last
+        self.rank, self.world, self.epoch = rank, world, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning's hook, called before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.images // self.batch_size if self.drop_last else -(-self.images // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.arange(self.images)
+        if self.seed is not None:
+            generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
+            order = torch.randperm(self.images, generator=generator)
+        for batch in order.split(self.batch_size)[: len(self)]:
+            yield batch[self.rank :: self.world]
+
+
+def epoch_seed(seed: int, epoch: int, rank: int | None = None) -> int:
+    """A 64-bit seed for all that is random in an epoch; with a rank, for what differs between processes."""
+    entropy = [seed, epoch] if rank is None else [seed, epoch, rank]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
+class ImageData(pl.LightningDataModule, ABC):
+    """A data set, split, in batches.
+
+    Args:
+        batch_size: images per step and device.
+        eval_batch_size: images per step of validation and test; changes no figure but the time.
+        validation: `split` (a fixed, stratified tenth of the training images), a fraction or count of them,
+            `fold`, `test` (the test images: a run so marked wherever its figure appears) or `none`.
+        split: whether a fraction or count is `stratified` or the `last` images of the file.
+        folds, fold: with `validation=fold`, which of how many stratified parts validates.
+        scaling: of the pixels, see `cifarlab.data.scaling`.
+        drop_last: whether an epoch leaves out the partial batch at its end.
+    """
+
+    name: str
+
+    def __init__(
+        self,
+        batch_size: Count = 64,
+        eval_batch_size: Count = 500,
+        validation: Literal["split", "fold", "test", "none"] | OpenFraction | Count = "split",
+        split: Literal["stratified", "last"] = "stratified",
+        folds: Count = 5,
+        fold: Natural = 0,
+        scaling: Scaling = "unit",
+        drop_last: bool = False,
+        *,
+        seed: int,
+        regularization: Regularization,
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.eval_batch_size, self.drop_last = batch_size, eval_batch_size, drop_last
+        self.validation, self.split, self.folds, self.fold = validation, split, folds, fold
+        self.scaling, self.seed, self.regularization = scaling, seed, regularization
+        self.set: DataSet | None = None
+
+    @abstractmethod
+    def load(self) -> DataSet:
+        """The images and labels, verified.
+
+        Raises:
+            UserError: when they can be had from nowhere.
+        """
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load and split, once."""
+        if self.set is not None:
+            return
+        self.set = self.load()
+        labels = self.set.train_labels.numpy()
+        train, val = np.arange(len(labels)), np.empty(0, dtype=np.int64)
+        if self.validation not in ("test", "none"):
+            train, val = hold_out(labels, self.validation, self.split, self.folds, self.fold)  # type: ignore[arg-type]
+        self.train_index, self.val_index = torch.from_numpy(train), torch.from_numpy(val)
+        if self.drop_last and self.batch_size > len(train):
+            raise UserError(
+                f"data.batch_size={self.batch_size} with data.drop_last=true leaves no batch of the {len(train)} "
+                "training images; take a smaller batch."
+            )
+        digest = hashlib.sha256(self.set.fingerprint.encode() + train.tobytes() + val.tobytes())
+        self.fingerprint = digest.hexdigest()[:16]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Images that train, validate and test."""
+        assert self.set is not None
+        tests = len(self.set.test_labels)
+        val = tests if self.validation == "test" else len(self.val_index)
+        return {"train": len(self.train_index), "val": val, "test": tests}
+
+    @property
+    def superclass_of(self) -> Tensor | None:
+        """Each class's superclass, int64 (classes,); None where the data set has none."""
+        assert self.set is not None
+        if self.set.train_coarse is None:
+            return None
+        table = torch.zeros(len(self.set.classes), dtype=torch.int64)
+        table[self.set.train_labels] = self.set.train_coarse
+        return table
+
+    def make_scaling(self) -> nn.Module:
+        """The scaling layer, its statistics from the images that train."""
+        assert self.set is not None
+        images = self.set.train_images
+        chosen = images if self.scaling in ("unit", "raw") else images[self.train_index]
+        return make_scaling(self.scaling, chosen)
+
+    def batches(self, images: Tensor, labels: Tensor, index: Tensor, training: bool = False) -> DataLoader:
+        device = torch.device("cpu")
+        rank, world = 0, 1
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            rank, world = self.trainer.global_rank, self.trainer.world_size
+        # on a GPU the whole set lives there: 150 MB, and no copy while training
+        indexed = Indexed(*(t.to(device) for t in (images, labels, index)))
+        sampler = (
+            Batches(len(indexed), self.batch_size, self.seed, self.drop_last, rank, world)
+            if training
+            else Batches(len(indexed), self.eval_batch_size, rank=rank, world=world)
+        )
+        return DataLoader(indexed, sampler=sampler, batch_size=None)
+
+    def train_dataloader(self) -> DataLoader:
+        assert self.set is not None
+        return self.batches(self.set.train_images, self.set.train_labels, self.train_index, training=True)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        assert self.set is not None
+        if self.validation == "none":
+            return []
+        if self.validation == "test":
+            return self.test_dataloader()
+        return self.batches(self.set.train_images, self.set.train_labels, self.val_index)
+
+    def test_dataloader(self) -> DataLoader:
+        assert self.set is not None
+        return self.batches(self.set.test_images, self.set.test_labels, torch.arange(len(self.set.test_labels)))
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Augment training batches: float32 pixels 0 to 255, and class probabilities where images are mixed."""
+        assert self.trainer is not None
+        assert self.set is not None
+        images, targets = batch
+        if not self.trainer.training:
+            return batch
+        if self.regularization.transforms_images:
+            images = self.regularization.augment(images.float())
+        if self.regularization.mixes_images:
+            probabilities = one_hot(targets, len(self.set.classes)).float()
+            images, targets = self.regularization.mix(images.float(), probabilities)
+        return images, targets

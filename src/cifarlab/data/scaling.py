@@ -1,0 +1,76 @@
+"""Pixel scalings, their statistics from the training images alone. Each is the first layer of the network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Scaling = Literal["unit", "center", "standardize", "whiten", "raw"]
+
+
+class ChannelScaling(nn.Module):
+    """(x / 255 - mean) / std by channel: float32 (N, C, H, W) to the same.
+
+    Args:
+        mean, std: (C,), of pixels from 0 to 1.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", 255 * mean.float().view(-1, 1, 1))
+        self.register_buffer("std", 255 * std.float().view(-1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return (pixels - self.mean) / self.std
+
+
+class Whitening(nn.Module):
+    """ZCA: pixels decorrelated by the closest such rotation, W = U (L + eps)^-1/2 U^T (Bell and Sejnowski 1997).
+
+    Args:
+        images: uint8 (N, C, H, W), the training images.
+        eps: added to the eigenvalues L of the covariance of pixels from 0 to 1; Keras's default.
+    """
+
+    def __init__(self, images: Tensor, eps: float = 1e-6) -> None:
+        super().__init__()
+        size = images[0].numel()
+        total, product = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
+        for part in images.split(5000):
+            flat = part.flatten(1).float() / 255
+            total += flat.double().sum(0)
+            product += (flat.T @ flat).double()
+        mean = total / len(images)
+        values, vectors = torch.linalg.eigh(product / len(images) - mean.outer(mean))
+        # rounding may leave an eigenvalue of a constant pixel just below zero
+        matrix = vectors * (values.clamp_min(0) + eps).rsqrt() @ vectors.T
+        self.register_buffer("mean", mean.float())
+        self.register_buffer("matrix", matrix.float())
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        flat = pixels.flatten(1) / 255 - self.mean
+        # whitening in bfloat16 would lose what it is there to bring out
+        with torch.autocast(pixels.device.type, enabled=False):
+            return (flat @ self.matrix).view_as(pixels)
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation by channel of uint8 (N, C, H, W), as shares of 255: float64 (C,) each."""
+    values = torch.arange(256, dtype=torch.float64) / 255
+    # 256 counts a channel say all there is to know, in one pass and without a float copy of the images
+    counts = torch.stack([torch.bincount(channel.flatten(), minlength=256) for channel in images.unbind(1)])
+    shares = counts.double() / counts.sum(1, keepdim=True)
+    mean = shares @ values
+    return mean, (shares @ values.square() - mean.square()).clamp_min(0).sqrt()
+
+
+def make_scaling(name: Scaling, images: Tensor) -> nn.Module:
+    """The layer for that scaling, its statistics those of `images`, uint8 (N, C, H, W)."""
+    if name == "raw":
+        return nn.Identity()
+    if name == "whiten":
+        return Whitening(images)
+    mean, std = channel_statistics(images) if name != "unit" else (torch.zeros(3), torch.ones(3))
+    return ChannelScaling(mean, std if name == "standardize" else torch.ones_like(std))

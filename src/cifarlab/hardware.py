@@ -1,0 +1,70 @@
+"""What makes this machine fast: precision, and an allocator that keeps its memory."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import platform
+from typing import Any
+
+import torch
+
+log = logging.getLogger(__name__)
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
+
+
+def keep_memory() -> None:
+    """Let glibc keep freed memory: it hands large blocks back to the kernel, only to ask for them again each step.
+
+    A batch of 512 trains two to three times as fast for it on two CPU cores. Does nothing off glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 2**30)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def has_fast_bfloat16(device: str) -> bool:
+    """Whether `cuda` or `cpu` multiplies bfloat16 in hardware; elsewhere it is emulated, up to 1,000 times slower."""
+    if device == "cuda":
+        return torch.cuda.get_device_capability() >= (8, 0)
+    return device == "cpu" and bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def choose_precision(accelerator: str) -> str:
+    """Lightning's precision for `trainer.precision=auto`: bfloat16 with float32 weights where that is in hardware."""
+    device = accelerator
+    if accelerator in ("auto", "gpu"):
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
+
+
+def describe(device: torch.device) -> str:
+    """The device's name for a record."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({cpu_name()})"
+
+
+def cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo") as info:
+            names = [line.split(":", 1)[1].strip() for line in info if line.startswith("model name")]
+        return names[0]
+    except (OSError, IndexError):
+        return platform.processor() or platform.machine()
+
+
+def prepare(trainer: dict[str, Any]) -> dict[str, Any]:
+    """Make ready for training: `trainer`'s keys with `precision=auto` decided, as Lightning takes them."""
+    keep_memory()
+    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
+    if trainer.get("precision") == "auto":
+        precision = choose_precision(trainer["accelerator"])
+        why = "bfloat16 is in hardware here" if precision == "bf16-mixed" else "no bfloat16 in hardware here"
+        log.info(f"Precision {precision}: {why}.")
+        trainer = {**trainer, "precision": precision}
+    return trainer

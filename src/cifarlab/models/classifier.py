@@ -1,0 +1,209 @@
+"""The LightningModule that every network inherits: loss, metrics and optimizer in one place.
+
+A network is a subclass whose constructor calls `super().__init__(**run)` and builds `self.net`, from scaled
+images (N, 3, 32, 32) to logits (N, num_classes). Its own arguments are the keys of its YAML.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from cifarlab.errors import RunFailed
+from cifarlab.optim.schedules import Plateau, Schedule
+from cifarlab.regularizers import Regularization
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Tally:
+    """Loss and accuracy over one pass, from per-batch tensors that are read once, at its end.
+
+    Nothing is added up while batches run: on a GPU a running sum in Python would wait for every step.
+    """
+
+    def __init__(self) -> None:
+        self.losses: list[Tensor] = []
+        self.correct: list[Tensor] = []
+        self.images: list[int] = []
+
+    def add(self, losses: Tensor, correct: Tensor) -> None:
+        """Take a batch's losses (N,) in nats and its hits (N,)."""
+        self.losses.append(losses.detach().sum())
+        self.correct.append(correct.sum())
+        self.images.append(len(losses))
+
+    def sums(self, device: torch.device) -> Tensor:
+        """Loss, hits and images, summed: float64 (3,)."""
+        if not self.images:
+            return torch.zeros(3, dtype=torch.float64, device=device)
+        loss = torch.stack(self.losses).double().sum()
+        return torch.stack([loss, torch.stack(self.correct).double().sum(), loss.new_tensor(sum(self.images))])
+
+    def first_bad(self, start: int) -> int | None:
+        """The first batch from `start` on whose loss is not finite, if there is one."""
+        finite = torch.stack(self.losses[start:]).isfinite()
+        return None if bool(finite.all()) else start + int((~finite).nonzero()[0])
+
+
+class Classifier(pl.LightningModule):
+    """Scaling, network, loss and metrics.
+
+    Args:
+        num_classes: how many logits the network ends in.
+        regularization: what `reg=` holds; the network takes dropout and normalization from it, the loss its
+            penalties and label smoothing.
+        scaling: maps float32 pixels 0 to 255 to what the network sees; part of the saved weights, so that a
+            saved network takes plain images.
+        optimizer: called with `params=`, returns the optimizer.
+        scheduler: called with `optimizer=`, `steps=` and `epochs=` (the run's totals), returns Lightning's
+            scheduler entry.
+    """
+
+    net: nn.Module
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        regularization: Regularization | None = None,
+        scaling: nn.Module | None = None,
+        optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+        scheduler: Callable[..., dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.regularization = regularization or Regularization([])
+        self.scaling = scaling or nn.Identity()
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.superclass_of: Tensor | None = None  # (classes,): CIFAR-100's 20 superclasses
+        self.memory_format = torch.channels_last
+        self.train_tally, self.eval_tally, self.eval_super = Tally(), Tally(), Tally()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixels 0 to 255, uint8 or float32 (N, 3, 32, 32), to logits (N, num_classes)."""
+        scaled = self.scaling(images.to(torch.float32))
+        return self.net(scaled.to(memory_format=self.memory_format))
+
+    def kernels(self) -> list[Tensor]:
+        """The weights of all convolutions and dense layers but the last: what a penalty acts on."""
+        layers = [m for m in self.net.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        return [layer.weight for layer in layers[:-1]]
+
+    def losses(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Per image: cross-entropy in nats, the log-probabilities' mean, and whether the label was hit.
+
+        `targets` are labels (N,) or, when images were mixed, probabilities (N, num_classes).
+        """
+        log_p = logits.float().log_softmax(1)
+        if targets.is_floating_point():
+            return -(targets * log_p).sum(1), log_p.mean(1), log_p.argmax(1) == targets.argmax(1)
+        return -log_p.gather(1, targets[:, None]).squeeze(1), log_p.mean(1), log_p.argmax(1) == targets
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The objective: cross-entropy against the (smoothed) targets plus the penalties."""
+        images, targets = batch
+        cross_entropy, mean_log_p, correct = self.losses(self(images), targets)
+        self.train_tally.add(cross_entropy, correct)
+        objective = cross_entropy.mean()
+        if smoothing := self.regularization.smoothing:
+            objective = (1 - smoothing) * objective - smoothing * mean_log_p.mean()
+        penalty = self.regularization.penalty(self.kernels())
+        return objective if penalty is None else objective + penalty
+
+    def on_train_epoch_start(self) -> None:
+        self.train_tally, self.checked = Tally(), 0
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        last = self.trainer.is_last_batch
+        # reading a loss makes a GPU wait for it, so it is looked at every hundredth step; a CPU has it anyway
+        if last or self.device.type == "cpu" or (batch_idx + 1) % 100 == 0:
+            self.refuse_bad_loss()
+        if last:
+            self.log_tally("train", self.train_tally)
+
+    def refuse_bad_loss(self) -> None:
+        """Stop the run at a loss that is NaN or infinite.
+
+        Raises:
+            RunFailed: naming the step.
+        """
+        bad = self.train_tally.first_bad(self.checked)
+        if bad is not None:
+            loss = self.train_tally.losses[bad].item()
+            step = self.global_step - len(self.train_tally.losses) + bad + 1
+            raise RunFailed(
+                f"The loss became {'NaN' if math.isnan(loss) else 'infinite'} at step {step} (epoch "
+                f"{self.current_epoch}): lower optimizer.lr, or clip the gradients with trainer.gradient_clip_val=1."
+            )
+        self.checked = len(self.train_tally.losses)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.score(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.score(batch)
+
+    def score(self, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images)
+        cross_entropy, _, correct = self.losses(logits, labels)
+        self.eval_tally.add(cross_entropy, correct)
+        if self.superclass_of is not None:
+            superclass = self.superclass_of.to(labels.device)
+            self.eval_super.add(cross_entropy, superclass[logits.argmax(1)] == superclass[labels])
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_scores("val")
+        if self.trainer.training or self.trainer.validating:
+            self.step_plateau()
+
+    def on_test_epoch_end(self) -> None:
+        self.log_scores("test")
+
+    def log_scores(self, split: str) -> None:
+        self.log_tally(split, self.eval_tally)
+        if self.superclass_of is not None:
+            self.log(f"{split}/superclass_accuracy", self.read(self.eval_super)[1])
+        self.eval_tally, self.eval_super = Tally(), Tally()
+
+    def log_tally(self, split: str, tally: Tally) -> None:
+        loss, accuracy = self.read(tally)
+        # on_step=False: one value per epoch, also where Lightning would log from a batch hook
+        names = {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
+        self.log_dict(names, prog_bar=split != "test", on_step=False, on_epoch=True, batch_size=1)
+
+    def read(self, tally: Tally) -> tuple[Tensor, Tensor]:
+        """Mean loss and accuracy over all processes, float64 scalars."""
+        loss, correct, images = self.trainer.strategy.reduce(tally.sums(self.device), reduce_op="sum")
+        return loss / images, correct / images
+
+    def configure_optimizers(self) -> Any:
+        assert self.make_optimizer is not None
+        optimizer = self.make_optimizer(params=self.parameters())
+        if self.make_scheduler is None:
+            return optimizer
+        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        scheduler = self.make_scheduler(optimizer=optimizer, steps=steps, epochs=epochs)
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_train_start(self) -> None:
+        # a resumed run may have been given a schedule that counts in another unit
+        for entry in self.trainer.lr_scheduler_configs:
+            if isinstance(entry.scheduler, Schedule):
+                entry.scheduler.seek(self.global_step if entry.interval == "step" else self.current_epoch)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        if not isinstance(scheduler, Plateau):
+            scheduler.step()
+
+    def step_plateau(self) -> None:
+        """Step a plateau schedule where Lightning would do so behind the checkpoint, which then lacks the step."""
+        for entry in self.trainer.lr_scheduler_configs:
+            if isinstance(entry.scheduler, Plateau):
+                entry.scheduler.step(self.trainer.callback_metrics[entry.monitor])

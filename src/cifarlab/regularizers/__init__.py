@@ -1,0 +1,51 @@
+"""What `reg` may hold: see `base` for the kinds, and `Regularization` for how they reach a run."""
+
+from cifarlab.regularizers.affine import Affine, Flip, Rotate, Shift, Zoom
+from cifarlab.regularizers.base import (
+    DropoutRates,
+    Mix,
+    Normalization,
+    Penalty,
+    Regularizer,
+    Smoothing,
+    StoppingRule,
+    Transform,
+)
+from cifarlab.regularizers.batch_norm import BatchNorm
+from cifarlab.regularizers.crop import Crop
+from cifarlab.regularizers.cutout import Cutout
+from cifarlab.regularizers.dropout import Dropout, DropoutIncreasing
+from cifarlab.regularizers.early_stopping import EarlyStopping
+from cifarlab.regularizers.label_smoothing import LabelSmoothing
+from cifarlab.regularizers.mixing import CutMix, Mixup
+from cifarlab.regularizers.penalties import L1, L2, ElasticNet
+from cifarlab.regularizers.regularization import Regularization
+
+__all__ = [
+    "L1",
+    "L2",
+    "Affine",
+    "BatchNorm",
+    "Crop",
+    "CutMix",
+    "Cutout",
+    "Dropout",
+    "DropoutIncreasing",
+    "DropoutRates",
+    "EarlyStopping",
+    "ElasticNet",
+    "Flip",
+    "LabelSmoothing",
+    "Mix",
+    "Mixup",
+    "Normalization",
+    "Penalty",
+    "Regularization",
+    "Regularizer",
+    "Rotate",
+    "Shift",
+    "Smoothing",
+    "StoppingRule",
+    "Transform",
+    "Zoom",
+]

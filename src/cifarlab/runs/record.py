@@ -1,0 +1,163 @@
+"""`record.json`: what a run was, on what, and what came of it. Needs neither torch nor Lightning."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
+
+from cifarlab.errors import UserError
+
+SCHEMA = 1
+# what a run is, whatever it ran on and wherever it lies: the rest stays out of the configuration's hash
+NOT_HASHED = ("resume", "logger", "data.root", "data.mirrors", "trainer.enable_progress_bar")
+
+EMPTY: dict[str, Any] = {
+    "schema": SCHEMA,
+    "status": "running",
+    "error": None,
+    "started": None,
+    "finished": None,
+    "overrides": [],
+    "choices": {k: None for k in ("model", "reg", "data", "optimizer", "scheduler", "experiment")},
+    "config_hash": None,
+    "seed": None,
+    "data": {
+        k: None
+        for k in ("name", "num_classes", "train_images", "val_images", "test_images", "validation", "fingerprint")
+    },
+    "model": {"parameters": None},
+    "environment": {
+        k: None
+        for k in ("python", "torch", "lightning", "device", "precision", "threads", "git_commit", "git_dirty")
+    },
+    "epochs": 0,
+    "steps": 0,
+    "train_seconds": None,
+    "images_per_second": None,
+    "wall_seconds": None,
+    "peak_memory_bytes": None,
+    "val": {"accuracy": None, "loss": None},
+    "best_val": {"accuracy": None, "loss": None, "epoch": None},
+    "test": {k: None for k in ("accuracy", "superclass_accuracy", "loss", "images", "weights")},
+}
+
+
+def new(config: dict[str, Any], overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
+    """The record of a run that is about to start."""
+    record = copy.deepcopy(EMPTY)
+    record |= {"started": now(), "overrides": overrides, "seed": config["seed"], "config_hash": config_hash(config)}
+    record["choices"] |= choices
+    return record
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace the file by `text` so that a reader, or a kill, finds the old one or the new one, never a part."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(beside, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write(folder: Path, record: dict[str, Any]) -> None:
+    """Write the whole record; NaN and infinity, which JSON lacks, become null."""
+    write_atomically(folder / "record.json", json.dumps(finite(record), indent=2) + "\n")
+
+
+def finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """`config.yaml`: the resolved configuration, from which the run can be rebuilt."""
+    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+
+
+def read_config(folder: Path) -> DictConfig:
+    """The configuration a run was saved with.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    try:
+        config = OmegaConf.load(folder / "config.yaml")
+    except (OSError, YAMLError) as error:
+        raise UserError(f"{folder}/config.yaml cannot be read ({type(error).__name__}).") from None
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{folder}/config.yaml is no configuration of a run.")
+    return config
+
+
+def read(folder: Path) -> dict[str, Any]:
+    """The record in that folder.
+
+    Raises:
+        UserError: when there is none, or it is not one.
+    """
+    try:
+        record = json.loads((folder / "record.json").read_text())
+    except FileNotFoundError:
+        raise UserError(f"{folder} is no run folder: it has no record.json.") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}/record.json cannot be read ({error}).") from None
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+        raise UserError(f"{folder}/record.json is no record of schema {SCHEMA}.")
+    return record
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """12 hexadecimal digits, the same for the same resolved configuration on any machine and from any folder."""
+    kept = json.loads(json.dumps(config))
+    for path in NOT_HASHED:
+        *parents, last = path.split(".")
+        node = kept
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(last, None)
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def environment() -> dict[str, Any]:
+    """The software: what can be known before the run starts."""
+    return {
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "lightning": version("pytorch-lightning"),
+        "git_commit": git("rev-parse", "HEAD") or None,
+        "git_dirty": None if (changes := git("status", "--porcelain")) is None else bool(changes),
+    }
+
+
+def git(*command: str) -> str | None:
+    """What git says of the checkout this file is in; None where there is no git or no checkout."""
+    try:
+        result = subprocess.run(
+            ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return result.stdout.strip()
