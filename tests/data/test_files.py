@@ -113,7 +113,7 @@ def is_right(data: DataSet, made: Imitation) -> bool:
     return (
         np.array_equal(data.train_images.numpy(), images)
         and np.array_equal(data.test_images.numpy().reshape(-1, 3072), made.pixels[test[0]])
-        and data.train_labels.tolist() == sum((made.labels[name] for name in train), [])
+        and data.train_labels.tolist() == [label for name in train for label in made.labels[name]]
         and data.test_labels.tolist() == made.labels[test[0]]
         and data.classes == ["ant", "bee", "cat"]
     )
@@ -175,13 +175,6 @@ def mirror(ten: Imitation) -> Iterator[Mirror]:
     yield mirror
     mirror.http.shutdown()
     mirror.http.server_close()
-
-
-def test_the_published_fingerprints_are_of_64_digits_each() -> None:
-    assert len(CIFAR10.members) == 7
-    assert len(CIFAR100.members) == 3
-    for digits, length in [(CIFAR10.fingerprint, 64), (CIFAR100.fingerprint, 64), (CIFAR10.md5, 32)]:
-        assert len(bytes.fromhex(digits)) * 2 == length
 
 
 @pytest.mark.parametrize("source", ["unpack", "pack"])
@@ -247,13 +240,12 @@ def test_a_run_waits_for_another_process(ten: Imitation, tmp_path: Path, mirror:
     load(ten, tmp_path / "other")
     code = (
         "import os, sys; from filelock import FileLock\n"
-        f"with FileLock({str(tmp_path / '.cifar10.lock')!r}):\n"
+        "with FileLock('.cifar10.lock'):\n"
         "    print('held', flush=True); sys.stdin.readline()\n"
-        f"    os.replace({str(tmp_path / 'other/cifar10.safetensors')!r}, {str(tmp_path / 'cifar10.safetensors')!r})"
+        "    os.replace('other/cifar10.safetensors', 'cifar10.safetensors')"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stdin=pipe, stdout=pipe) as other:
         assert other.stdin
         assert other.stdout
         assert other.stdout.readline() == b"held\n"
@@ -336,7 +328,7 @@ def test_a_well_formed_file_with_other_content_is_refused(
     metadata = {"names": data.names()} if names else None
     safetensors.torch.save_file(change(data.tensors()), tmp_path / "new", metadata=metadata)
     (tmp_path / "new").replace(path)
-    with pytest.raises(files._Damaged, match="cifar10.safetensors is damaged"):
+    with pytest.raises(files._Damaged, match=r"cifar10\.safetensors is damaged"):
         files._read_prepared(ten.archive, path)
     assert is_right(load(ten, tmp_path)[0], ten)
 
@@ -448,7 +440,7 @@ def test_odd_entries_of_an_archive_are_not_taken(
 def test_what_is_no_archive_is_named(ten: Imitation, tmp_path: Path, packed: bytes) -> None:
     (tmp_path / ten.archive.file).write_bytes(packed)
     archive = replace(ten.archive, md5=md5(packed), size=len(packed))
-    with pytest.raises(UserError, match="cifar-10-python.tar.gz (is damaged|cannot be read)"):
+    with pytest.raises(UserError, match=r"cifar-10-python\.tar\.gz (is damaged|cannot be read)"):
         files.load(archive, tmp_path, [], say=lambda line: None)
 
 
@@ -485,12 +477,13 @@ def test_a_read_only_root_will_do(
             load(ten, tmp_path / "empty", "http://127.0.0.1:9/")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everywhere")
 def test_a_root_without_permissions(ten: Imitation, tmp_path: Path) -> None:
     root = tmp_path / "data"
     ten.unpack(root)
     try:
         root.chmod(stat.S_IRUSR | stat.S_IXUSR)
+        if os.access(root, os.W_OK):
+            pytest.skip("this user may write everywhere")
         assert is_right(load(ten, root)[0], ten)
         with pytest.raises(UserError, match=r"data\.root="):
             load(ten, root / "new")

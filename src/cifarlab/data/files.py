@@ -240,6 +240,7 @@ def _read_prepared(archive: Archive, path: Path) -> DataSet:
 def _write_prepared(path: Path, data: DataSet) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
+        # Not save_file: what it writes only its owner may read, and a full disk is no OSError to it.
         partial.write_bytes(safetensors.torch.save(data.tensors(), metadata={"names": data.names()}))
         publish(partial, path)
     finally:

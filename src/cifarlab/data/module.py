@@ -175,7 +175,9 @@ class ImageData(pl.LightningDataModule, ABC):
             if training
             else Batches(len(indexed), self.eval_batch_size, rank=rank, world=world)
         )
-        return DataLoader(indexed, sampler=sampler, batch_size=None)
+        # a generator of its own: the loader draws a number for each pass, and Lightning starts a resumed epoch's
+        # pass behind the epoch's seed, an ordinary one before it
+        return DataLoader(indexed, sampler=sampler, batch_size=None, generator=torch.Generator())
 
     def train_dataloader(self) -> DataLoader:
         assert self.set is not None
