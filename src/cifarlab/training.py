@@ -46,10 +46,11 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     """
     started = time.perf_counter()
     quiet()
-    trainer_options = hardware.prepare(config["trainer"])
+    trainer_options = hardware.settle_precision(config["trainer"])
     regularization = Regularization([instantiate(part) for part in config["reg"].values()])
     data: ImageData = instantiate(config["data"], seed=config["seed"], regularization=regularization)
     data.setup()
+    hardware.keep_memory()  # behind the data, whose preparation would otherwise be kept as well
     model = make_model(config, data, regularization)
 
     resuming = config["resume"] is not None
@@ -58,7 +59,9 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     record["data"] |= describe_data(data)
     record["model"]["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     recorder = RunRecord(folder, record, validates_on_test=data.validation == "test")
-    trainer = make_trainer(config, trainer_options, folder, regularization, recorder, validates=data.counts["val"] > 0)
+    trainer = make_trainer(
+        config, trainer_options, folder, regularization, recorder, validates=data.counts["val"] > 0
+    )
     device = trainer.strategy.root_device
     record["environment"] |= records.environment() | {
         "device": hardware.describe(device),
@@ -120,13 +123,20 @@ def make_model(config: Config, data: ImageData, regularization: Regularization) 
 
 
 def make_trainer(
-    config: Config, options: Config, folder: Path, regularization: Regularization, recorder: RunRecord, validates: bool
+    config: Config,
+    options: Config,
+    folder: Path,
+    regularization: Regularization,
+    recorder: RunRecord,
+    validates: bool,
 ) -> pl.Trainer:
     """Lightning's Trainer with the checkpoints, the record and the logger of a run."""
     checkpoints = partial(ModelCheckpoint, folder / "checkpoints", enable_version_counter=False)
     callbacks: list[Callback] = [EpochSeed(config["seed"]), recorder]
     callbacks += [
-        EarlyStopping(rule.monitor, patience=rule.patience, mode="min" if rule.monitor == "val/loss" else "max")
+        EarlyStopping(
+            rule.monitor, patience=rule.patience, mode="min" if rule.monitor == "val/loss" else "max"
+        )
         for rule in regularization.stopping
     ]
     if validates:
@@ -221,7 +231,9 @@ def summary(record: dict[str, Any], folder: Path) -> str:
         lines.append("This run validated on the test images, so its choices may have seen them.")
     speed = record["images_per_second"]
     if speed:
-        lines.append(f"{record['epochs']} epochs, {record['train_seconds']:.0f} s of training, {speed:,.0f} images/s.")
+        lines.append(
+            f"{record['epochs']} epochs, {record['train_seconds']:.0f} s of training, {speed:,.0f} images/s."
+        )
     return "\n".join([*lines, f"Run folder: {folder}"])
 
 
@@ -233,6 +245,7 @@ def quiet() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*Experiment logs directory .* exists and is not empty.*",
+        ".*Total length of `list` across ranks is zero.*",
         ".*isinstance.treespec, LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message=useless)

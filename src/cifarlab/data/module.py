@@ -48,7 +48,13 @@ class Batches(Sampler[Tensor]):
     """
 
     def __init__(
-        self, images: int, batch_size: int, seed: int | None = None, drop_last: bool = False, rank: int = 0, world: int = 1
+        self,
+        images: int,
+        batch_size: int,
+        seed: int | None = None,
+        drop_last: bool = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.images, self.batch_size, self.seed, self.drop_last = images, batch_size * world, seed, drop_last
         self.rank, self.world, self.epoch = rank, world, 0
@@ -71,7 +77,8 @@ class Batches(Sampler[Tensor]):
 
 def epoch_seed(seed: int, epoch: int, rank: int | None = None) -> int:
     """A 64-bit seed for all that is random in an epoch; with a rank, for what differs between processes."""
-    entropy = [seed, epoch] if rank is None else [seed, epoch, rank]
+    # SeedSequence takes [0, 1] and [0, 1, 0] for the same
+    entropy = [seed, epoch, 0 if rank is None else rank + 1]
     return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
 
 
@@ -131,8 +138,8 @@ class ImageData(pl.LightningDataModule, ABC):
         self.train_index, self.val_index = torch.from_numpy(train), torch.from_numpy(val)
         if self.drop_last and self.batch_size > len(train):
             raise UserError(
-                f"data.batch_size={self.batch_size} with data.drop_last=true leaves no batch of the {len(train)} "
-                "training images; take a smaller batch."
+                f"data.batch_size={self.batch_size} with data.drop_last=true leaves no batch of the "
+                f"{len(train)} training images; take a smaller batch."
             )
         digest = hashlib.sha256(self.set.fingerprint.encode() + train.tobytes() + val.tobytes())
         self.fingerprint = digest.hexdigest()[:16]
@@ -175,8 +182,8 @@ class ImageData(pl.LightningDataModule, ABC):
             if training
             else Batches(len(indexed), self.eval_batch_size, rank=rank, world=world)
         )
-        # a generator of its own: the loader draws a number for each pass, and Lightning starts a resumed epoch's
-        # pass behind the epoch's seed, an ordinary one before it
+        # a generator of its own: the loader draws a number for each pass, and Lightning starts the first pass
+        # of a resumed run behind the epoch's seed, all others before it
         return DataLoader(indexed, sampler=sampler, batch_size=None, generator=torch.Generator())
 
     def train_dataloader(self) -> DataLoader:
@@ -193,10 +200,14 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def test_dataloader(self) -> DataLoader:
         assert self.set is not None
-        return self.batches(self.set.test_images, self.set.test_labels, torch.arange(len(self.set.test_labels)))
+        return self.batches(
+            self.set.test_images, self.set.test_labels, torch.arange(len(self.set.test_labels))
+        )
 
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Augment training batches: float32 pixels 0 to 255, and class probabilities where images are mixed."""
+    def on_after_batch_transfer(
+        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+    ) -> tuple[Tensor, Tensor]:
+        """Augment training batches: float32 pixels, 0 to 255, and class probabilities if they are mixed."""
         assert self.trainer is not None
         assert self.set is not None
         images, targets = batch

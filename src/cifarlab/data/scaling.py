@@ -17,6 +17,9 @@ class ChannelScaling(nn.Module):
         mean, std: (C,), of pixels from 0 to 1.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         super().__init__()
         self.register_buffer("mean", 255 * mean.float().view(-1, 1, 1))
@@ -27,12 +30,17 @@ class ChannelScaling(nn.Module):
 
 
 class Whitening(nn.Module):
-    """ZCA: pixels decorrelated by the closest such rotation, W = U (L + eps)^-1/2 U^T (Bell and Sejnowski 1997).
+    """ZCA: W = U (L + eps)^-1/2 U^T, of all that decorrelate the pixels the nearest to the identity.
+
+    A. J. Bell and T. J. Sejnowski, The "independent components" of natural scenes are edge filters (1997).
 
     Args:
         images: uint8 (N, C, H, W), the training images.
         eps: added to the eigenvalues L of the covariance of pixels from 0 to 1; Keras's default.
     """
+
+    mean: Tensor
+    matrix: Tensor
 
     def __init__(self, images: Tensor, eps: float = 1e-6) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ def ranks_within_class(labels: Indices) -> NDArray[np.float64]:
     Taking all images below a share takes that share of every class.
     """
     # RandomState's stream is frozen for good, which Generator's is not
-    order = np.random.RandomState(0).permutation(len(labels))  # noqa: NPY002
+    order = np.random.RandomState(0).permutation(len(labels))
     shares = np.empty(len(labels))
     for label in np.unique(labels):
         members = order[labels[order] == label]

@@ -43,7 +43,9 @@ class Tally:
         if not self.images:
             return torch.zeros(3, dtype=torch.float64, device=device)
         loss = torch.stack(self.losses).double().sum()
-        return torch.stack([loss, torch.stack(self.correct).double().sum(), loss.new_tensor(sum(self.images))])
+        return torch.stack(
+            [loss, torch.stack(self.correct).double().sum(), loss.new_tensor(sum(self.images))]
+        )
 
     def first_bad(self, start: int) -> int | None:
         """The first batch from `start` on whose loss is not finite, if there is one."""
@@ -139,7 +141,7 @@ class Classifier(pl.LightningModule):
             step = self.global_step - len(self.train_tally.losses) + bad + 1
             raise RunFailed(
                 f"The loss became {'NaN' if math.isnan(loss) else 'infinite'} at step {step} (epoch "
-                f"{self.current_epoch}): lower optimizer.lr, or clip the gradients with trainer.gradient_clip_val=1."
+                f"{self.current_epoch + 1}): lower optimizer.lr, or set trainer.gradient_clip_val=1."
             )
         self.checked = len(self.train_tally.losses)
 
@@ -203,7 +205,7 @@ class Classifier(pl.LightningModule):
             scheduler.step()
 
     def step_plateau(self) -> None:
-        """Step a plateau schedule where Lightning would do so behind the checkpoint, which then lacks the step."""
+        """Step a plateau schedule here: Lightning would do so behind the checkpoint, which then lacks it."""
         for entry in self.trainer.lr_scheduler_configs:
-            if isinstance(entry.scheduler, Plateau):
+            if isinstance(entry.scheduler, Plateau) and entry.monitor:
                 entry.scheduler.step(self.trainer.callback_metrics[entry.monitor])

@@ -52,8 +52,8 @@ class ConvNet(Classifier):
         rates = self.regularization.dropout_rates(places) or dropout or [0.0] * places
         if len(rates) != places:
             raise UserError(
-                f"model.dropout has {len(rates)} rates; expected {places}: one after each of the {len(blocks)} "
-                f"pools and {len(dense)} dense layers."
+                f"model.dropout has {len(rates)} rates; expected {places}: one after each of the "
+                f"{len(blocks)} pools and {len(dense)} dense layers."
             )
         norm = self.regularization.normalization
         layers: list[nn.Module] = []
@@ -70,11 +70,17 @@ class ConvNet(Classifier):
             for width, pad in zip(widths, padding, strict=False):
                 add(nn.Conv2d(channels, width, 3, padding=pad), width)
                 channels, size = width, size - 2 * (pad == "valid")
-            end = [nn.Dropout(rate), nn.MaxPool2d(2)] if drop_before_pool else [nn.MaxPool2d(2), nn.Dropout(rate)]
+            end = (
+                [nn.Dropout(rate), nn.MaxPool2d(2)]
+                if drop_before_pool
+                else [nn.MaxPool2d(2), nn.Dropout(rate)]
+            )
             layers.extend(layer for layer in end if rate or not isinstance(layer, nn.Dropout))
             size //= 2
             if size < 1:
-                raise UserError(f"model.blocks={blocks} leaves no pixel of a 32 x 32 image; take fewer blocks.")
+                raise UserError(
+                    f"model.blocks={blocks} leaves no pixel of a 32 x 32 image; take fewer blocks."
+                )
         layers.append(nn.Flatten())
         features = channels * size * size
         for width, rate in zip(dense, rates[len(blocks) :], strict=True):

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 
 from cifarlab.data.module import epoch_seed
+from cifarlab.models.classifier import Classifier
 from cifarlab.runs import record as records
 from cifarlab.runs.curves import Row, draw_curves, write_metrics
 
@@ -20,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class EpochSeed(pl.Callback):
-    """Dropout and augmentation of epoch e follow from (seed, e, process) alone, so a resumed run repeats them."""
+    """Dropout and augmentation of epoch e follow from (seed, e, process), so a resumed run repeats them."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -40,6 +41,7 @@ class RunRecord(pl.Callback):
         self.folder, self.record, self.validates_on_test = folder, record, validates_on_test
         self.history: list[Row] = []
         self.train_images = 0
+        self.seconds: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {"history": self.history, "train_images": self.train_images}
@@ -54,23 +56,29 @@ class RunRecord(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.stop_clock()
 
-    def stop_clock(self) -> None:
-        """Training ends where validation begins."""
+    def stop_clock(self) -> float:
+        """Seconds of training in this epoch, which end where validation begins."""
         if self.seconds is None:
             self.seconds = time.perf_counter() - self.started
+        return self.seconds
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.stop_clock()
+        seconds = self.stop_clock()
         if not trainer.is_global_zero:
             return
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": self.lr}
-        row |= {f"{part}/{m}": metrics.get(f"{part}/{m}") for part in ("train", "val") for m in ("loss", "accuracy")}
-        row["seconds"] = self.seconds
+        row |= {
+            f"{part}/{m}": metrics.get(f"{part}/{m}")
+            for part in ("train", "val")
+            for m in ("loss", "accuracy")
+        }
+        row["seconds"] = seconds
         self.history.append(row)
+        assert isinstance(pl_module, Classifier)
         self.train_images += sum(pl_module.train_tally.images) * trainer.world_size
         if trainer.logger is not None:
-            trainer.logger.log_metrics({"lr": self.lr, "epoch_seconds": self.seconds}, step=trainer.global_step)
+            trainer.logger.log_metrics({"lr": self.lr, "epoch_seconds": seconds}, step=trainer.global_step)
         log.info(epoch_line(row, trainer.max_epochs))
         self.update()
 
@@ -80,10 +88,12 @@ class RunRecord(pl.Callback):
         seconds = sum(row["seconds"] for row in self.history)
         record |= {"epochs": last["epoch"], "steps": last["step"], "train_seconds": seconds}
         record["images_per_second"] = self.train_images / seconds
-        record["val"] = {"accuracy": last["val/accuracy"], "loss": last["val/loss"]}
+        record |= {"val": {"accuracy": last["val/accuracy"], "loss": last["val/loss"]}}
         validated = [row for row in self.history if row["val/accuracy"] is not None]
         if validated:
-            best = max(validated, key=lambda row: row["val/accuracy"])  # the first of equals, as the checkpoint
+            best = max(
+                validated, key=lambda row: row["val/accuracy"]
+            )  # the first of equals, as the checkpoint
             record["best_val"] = {
                 "accuracy": best["val/accuracy"],
                 "loss": best["val/loss"],
@@ -97,7 +107,9 @@ class RunRecord(pl.Callback):
             self.update()
             draw_curves(self.folder / "curves.png", self.history, self.validates_on_test)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         if trainer.is_global_zero and self.history:
             draw_curves(self.folder / "curves.png", self.history, self.validates_on_test)
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from cifarlab.atomic import atomically
 from cifarlab.errors import UserError
 
 
@@ -17,17 +18,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the file, then renames: a kill in the middle leaves the checkpoint before it."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            with open(beside, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, target)
-        finally:
-            beside.unlink(missing_ok=True)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with atomically(Path(path)) as file:
+            torch.save(checkpoint, file)
 
 
 def load_weights(model: nn.Module, folder: Path, which: str) -> None:
@@ -51,9 +44,6 @@ def load_weights(model: nn.Module, folder: Path, which: str) -> None:
 
 def save_weights(model: nn.Module, path: Path) -> None:
     """The state dict as plain tensors in a safetensors file."""
-    from safetensors.torch import save_file
-
     state: dict[str, Tensor] = {name: value.contiguous() for name, value in model.state_dict().items()}
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file(state, beside)
-    os.replace(beside, path)
+    with atomically(path) as file:
+        file.write(save(state))

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from cifarlab.runs.record import write_atomically
+from cifarlab.atomic import atomically, write_text
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds")
 Row = dict[str, Any]
@@ -19,7 +19,7 @@ def write_metrics(path: Path, history: list[Row]) -> None:
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(history)
-    write_atomically(path, text.getvalue())
+    write_text(path, text.getvalue())
 
 
 def draw_curves(path: Path, history: list[Row], validates_on_test: bool) -> None:
@@ -33,16 +33,25 @@ def draw_curves(path: Path, history: list[Row], validates_on_test: bool) -> None
     panels = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     validation = "validation (the test images)" if validates_on_test else "validation"
-    for panel, metric, title in zip(panels, ("loss", "accuracy"), ("Cross-entropy (nats)", "Accuracy"), strict=True):
+    for panel, metric, title in zip(
+        panels, ("loss", "accuracy"), ("Cross-entropy (nats)", "Accuracy"), strict=True
+    ):
         for part, label, colour in (("train", "training", "tab:blue"), ("val", validation, "tab:orange")):
             values = [row[f"{part}/{metric}"] for row in history]
             if any(value is not None for value in values):
                 marker = "o" if len(history) < 3 else None
-                panel.plot(epochs, [float("nan") if v is None else v for v in values], color=colour, label=label, marker=marker)
+                panel.plot(
+                    epochs,
+                    [float("nan") if v is None else v for v in values],
+                    color=colour,
+                    label=label,
+                    marker=marker,
+                )
         panel.set_title(title)
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(alpha=0.3)
         panel.legend()
     panels[1].yaxis.set_major_formatter(PercentFormatter(1))
-    figure.savefig(path, dpi=120)
+    with atomically(path) as file:
+        figure.savefig(file, dpi=120, format="png")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from yaml import YAMLError
 
+from cifarlab.atomic import write_text
 from cifarlab.errors import UserError
 
 SCHEMA = 1
@@ -34,7 +34,15 @@ EMPTY: dict[str, Any] = {
     "seed": None,
     "data": {
         k: None
-        for k in ("name", "num_classes", "train_images", "val_images", "test_images", "validation", "fingerprint")
+        for k in (
+            "name",
+            "num_classes",
+            "train_images",
+            "val_images",
+            "test_images",
+            "validation",
+            "fingerprint",
+        )
     },
     "model": {"parameters": None},
     "environment": {
@@ -56,7 +64,12 @@ EMPTY: dict[str, Any] = {
 def new(config: dict[str, Any], overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
     """The record of a run that is about to start."""
     record = copy.deepcopy(EMPTY)
-    record |= {"started": now(), "overrides": overrides, "seed": config["seed"], "config_hash": config_hash(config)}
+    record |= {
+        "started": now(),
+        "overrides": overrides,
+        "seed": config["seed"],
+        "config_hash": config_hash(config),
+    }
     record["choices"] |= choices
     return record
 
@@ -66,22 +79,9 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace the file by `text` so that a reader, or a kill, finds the old one or the new one, never a part."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(beside, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 def write(folder: Path, record: dict[str, Any]) -> None:
     """Write the whole record; NaN and infinity, which JSON lacks, become null."""
-    write_atomically(folder / "record.json", json.dumps(finite(record), indent=2) + "\n")
+    write_text(folder / "record.json", json.dumps(finite(record), indent=2) + "\n")
 
 
 def finite(value: Any) -> Any:
@@ -94,7 +94,7 @@ def finite(value: Any) -> Any:
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """`config.yaml`: the resolved configuration, from which the run can be rebuilt."""
-    write_atomically(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
+    write_text(folder / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config)))
 
 
 def read_config(folder: Path) -> DictConfig:
@@ -130,7 +130,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def config_hash(config: dict[str, Any]) -> str:
-    """12 hexadecimal digits, the same for the same resolved configuration on any machine and from any folder."""
+    """12 hexadecimal digits, the same for the same resolved configuration on any machine, in any folder."""
     kept = json.loads(json.dumps(config))
     for path in NOT_HASHED:
         *parents, last = path.split(".")
@@ -156,7 +156,12 @@ def git(*command: str) -> str | None:
     """What git says of the checkout this file is in; None where there is no git or no checkout."""
     try:
         result = subprocess.run(
-            ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True
+            ["git", *command],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

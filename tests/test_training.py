@@ -1,0 +1,214 @@
+"""Whole runs on the digits: what they leave, that they resume to the same bits, and how they fail."""
+
+import csv
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from cifarlab.config import CONF
+from cifarlab.errors import RunFailed, UserError
+from cifarlab.runs import record as records
+from cifarlab.training import train
+
+ROOT = Path(__file__).parents[1]
+QUICK = [
+    "data=digits",
+    "model=vgg1",
+    "model.width=4",
+    "model.dense=16",
+    "optimizer=adam",
+    "trainer=cpu",
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=6",
+    "logger=none",
+]
+# all that is random, and all that has a state
+STATEFUL = ["reg=[dropout,augment,cutout,mixup,batch_norm,early_stopping]", "scheduler=plateau"]
+
+
+def run(folder: Path, *overrides: str) -> dict:
+    """One run in this process."""
+    typed = [*QUICK, *overrides]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("train", typed), resolve=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    return train(config, folder, typed, {"model": "vgg1", "reg": ["none"], "data": "digits"})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "weights.safetensors")
+
+
+def same(one: Path, other: Path) -> bool:
+    first, second = weights(one), weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv") as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path) -> None:
+    record = run(tmp_path, "logger=tensorboard")
+    names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
+    assert [n for n in names if not n.startswith("events.out.tfevents.")] == [
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "config.yaml",
+        "curves.png",
+        "metrics.csv",
+        "record.json",
+        "weights.safetensors",
+    ]
+    assert any(n.startswith("events") for n in names)
+    saved = json.loads((tmp_path / "record.json").read_text())
+    assert saved == json.loads(json.dumps(record))
+    assert saved.keys() == records.EMPTY.keys()
+    assert (saved["status"], saved["error"], saved["epochs"], saved["steps"]) == ("done", None, 2, 12)
+    assert saved["data"]["train_images"] + saved["data"]["val_images"] == 1438
+    assert saved["data"]["test_images"] == saved["test"]["images"] == 359
+    assert (
+        saved["model"]["parameters"] == sum(t.numel() for t in weights(tmp_path).values()) - 6
+    )  # the scaling
+    rows = metrics(tmp_path)
+    assert list(rows[0]) == ["epoch", "step", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy"]
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "6"), ("2", "12")]
+    assert saved["val"]["accuracy"] == pytest.approx(float(rows[-1]["val/accuracy"]))
+    best = max(rows, key=lambda row: float(row["val/accuracy"]))
+    assert saved["best_val"]["epoch"] == int(best["epoch"])
+    for name in ("best", "last"):
+        checkpoint = torch.load(tmp_path / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert checkpoint["state_dict"].keys() == weights(tmp_path).keys()
+
+
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", *STATEFUL, "trainer.max_epochs=4")
+    run(tmp_path / "parts", *STATEFUL, "trainer.max_epochs=2")
+    assert not same(tmp_path / "whole", tmp_path / "parts")
+    resumed = run(tmp_path / "parts", *STATEFUL, "trainer.max_epochs=4", f"resume={tmp_path}/parts")
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+    for key in ("epochs", "steps", "val", "best_val", "test"):
+        assert whole[key] == resumed[key]
+
+
+def test_equal_seeds_are_equal_and_others_differ(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run(tmp_path / name, *STATEFUL, f"seed={seed}", "trainer.max_epochs=1")
+    assert same(tmp_path / "a", tmp_path / "b")
+    assert not same(tmp_path / "a", tmp_path / "c")
+
+
+def test_the_best_weights_are_scored_if_asked(tmp_path: Path) -> None:
+    record = run(tmp_path, "test_weights=best", "trainer.max_epochs=3", "optimizer.lr=0.02")
+    best = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)
+    assert all(torch.equal(best["state_dict"][k], v) for k, v in weights(tmp_path).items())
+    assert record["test"]["weights"] == "best"
+    assert best["epoch"] + 1 == record["best_val"]["epoch"]
+
+
+def test_a_new_run_from_another_ones_weights(tmp_path: Path) -> None:
+    run(tmp_path / "first")
+    run(tmp_path / "second", f"start_from={tmp_path}/first", "optimizer.lr=1e-30", "trainer.max_epochs=1")
+    assert same(tmp_path / "first", tmp_path / "second")
+    with pytest.raises(UserError, match="another network's weights"):
+        run(tmp_path / "third", f"start_from={tmp_path}/first", "model.width=8")
+
+
+def test_a_loss_that_turns_nan_fails_the_run_and_names_the_step(tmp_path: Path) -> None:
+    with pytest.raises(RunFailed, match=r"(NaN|infinite) at step \d+ \(epoch 1\)"):
+        run(tmp_path, "optimizer=sgd", "optimizer.lr=1e30")
+    record = records.read(tmp_path)
+    assert record["status"] == "failed"
+    assert "at step" in record["error"]
+    assert not (tmp_path / "checkpoints/last.ckpt").exists()
+
+
+def test_a_run_without_validation(tmp_path: Path) -> None:
+    record = run(tmp_path, "data.validation=none")
+    assert record["val"] == {"accuracy": None, "loss": None}
+    assert record["best_val"]["epoch"] is None
+    assert not (tmp_path / "checkpoints/best.ckpt").exists()
+    assert [row["val/loss"] for row in metrics(tmp_path)] == ["", ""]
+
+
+def test_early_stopping_stops(tmp_path: Path) -> None:
+    options = ["reg=early_stopping", "reg.early_stopping.patience=1", "optimizer.lr=1e-30"]
+    assert run(tmp_path, *options, "trainer.max_epochs=9")["epochs"] == 2
+
+
+def test_one_cycle_takes_its_total_from_the_trainer(tmp_path: Path) -> None:
+    run(tmp_path, "scheduler=one_cycle", "trainer.max_epochs=3", "optimizer.lr=0.01")
+    rates = [float(row["lr"]) for row in metrics(tmp_path)]
+    # 18 steps, the peak at 0.3 x 18 - 1 = 4.4; the rates are those of steps 0, 6 and 12
+    peak = 0.3 * 18 - 1
+
+    def annealed(step: int) -> float:
+        return 0.01 * (
+            (1 - 1e-4 / 25) / 2 * (1 + math.cos(math.pi * (step - peak) / (17 - peak))) + 1e-4 / 25
+        )
+
+    assert rates == pytest.approx([0.01 / 25, annealed(6), annealed(12)], rel=1e-6)
+
+
+def test_superclasses_are_scored_beside_classes() -> None:
+    from cifarlab.models.plain import VGG
+
+    model = VGG(blocks=1, width=4, dense=8, num_classes=4)
+    model.superclass_of = torch.tensor([0, 0, 1, 1])
+    model.net = torch.nn.Flatten()  # four pixels are the logits
+    logits = torch.eye(4).view(4, 1, 2, 2)[[0, 1, 2, 3]]
+    model.score((logits, torch.tensor([0, 0, 0, 3])))
+    device = torch.device("cpu")
+    assert model.eval_tally.sums(device)[1:].tolist() == [2, 4]
+    assert model.eval_super.sums(device)[1:].tolist() == [3, 4]
+
+
+def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "train.py", *arguments]
+    return subprocess.run(
+        line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, **options
+    )
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
+    """Gradients averaged over two halves of a batch are the batch's; nothing else is random here."""
+    quick = [*QUICK[:-2], "trainer.limit_train_batches=4", "data.eval_batch_size=100", "logger=none"]
+    pair = ["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=16", f"hydra.run.dir={tmp_path}/two"]
+    result = command(*[o for o in quick if o != "trainer=cpu"], *pair)
+    assert result.returncode == 0, result.stderr
+    one = run(
+        tmp_path / "one", "trainer.limit_train_batches=4", "data.batch_size=32", "data.eval_batch_size=200"
+    )
+    two = records.read(tmp_path / "two")
+    assert two["test"]["accuracy"] == pytest.approx(one["test"]["accuracy"], abs=0.01)
+    assert two["test"]["loss"] == pytest.approx(one["test"]["loss"], rel=1e-3)
+    first, second = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(first[k], second[k], rtol=1e-3, atol=1e-5) for k in first)
+
+
+def test_resume_from_the_command_line(tmp_path: Path) -> None:
+    folder = f"{tmp_path}/run"
+    result = command(*QUICK, "trainer.max_epochs=1", f"hydra.run.dir={folder}")
+    assert result.returncode == 0, result.stderr
+    resumed = command(f"resume={folder}", "trainer.max_epochs=2")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "Run folder" in resumed.stdout
+    record = records.read(Path(folder))
+    assert (record["epochs"], record["status"], record["choices"]["model"]) == (2, "done", "vgg1")
+    run(tmp_path / "whole")
+    assert same(Path(folder), tmp_path / "whole")
+    log = (Path(folder) / "train.log").read_text()
+    assert "epoch 1/1" in log
+    assert "epoch 2/2" in log
