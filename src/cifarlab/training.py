@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -13,8 +14,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.utils import get_method, instantiate
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.model_summary import ModelSummary
 
 from cifarlab import hardware
@@ -23,7 +25,7 @@ from cifarlab.errors import RunFailed, UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.regularizers import Regularization
 from cifarlab.runs import record as records
-from cifarlab.runs.callbacks import EpochSeed, RunRecord, peak_memory_bytes
+from cifarlab.runs.callbacks import Bar, EpochSeed, RunRecord, peak_memory_bytes
 from cifarlab.runs.checkpoints import AtomicCheckpointIO, load_weights, save_weights
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,8 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     Raises:
         UserError: the data, the folder or the configuration is wrong.
         RunFailed: the loss became NaN or infinite.
-        KeyboardInterrupt, SystemExit: stopped by a signal, with the last finished epoch saved.
+        KeyboardInterrupt: stopped by Ctrl-C, with the last finished epoch saved.
+        SystemExit: with code 143, stopped by SIGTERM, likewise.
     """
     started = time.perf_counter()
     quiet()
@@ -55,7 +58,13 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
 
     resuming = config["resume"] is not None
     record = records.read(folder) if resuming else records.new(config, overrides, choices)
-    record |= {"status": "running", "error": None, "finished": None}
+    if resuming and 0 < config["trainer"]["max_epochs"] < record["epochs"]:
+        raise UserError(
+            f"resume={folder}: that run has {record['epochs']} epochs behind it; trainer.max_epochs="
+            f"{config['trainer']['max_epochs']} must be no less."
+        )
+    record |= {"status": "running", "error": None, "finished": None, "overrides": overrides}
+    record |= {"config_hash": records.config_hash(config)}
     record["data"] |= describe_data(data)
     record["model"]["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     recorder = RunRecord(folder, record, validates_on_test=data.validation == "test")
@@ -69,7 +78,7 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
         "threads": torch.get_num_threads(),
     }
     if trainer.is_global_zero:
-        records.write_config(folder, config)
+        records.write_config(folder, {**config, "resume": None})
         records.write(folder, record)
         log.info(str(layers(model)))
 
@@ -87,9 +96,11 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     except (UserError, RunFailed) as error:
         outcome["error"] = str(error)
         raise
-    except (KeyboardInterrupt, SystemExit) as stop:
-        outcome = {"status": "interrupted", "error": type(stop).__name__}
-        raise
+    except (KeyboardInterrupt, SystemExit):
+        # Lightning has made one SystemExit of both signals
+        ctrl_c = isinstance(recorder.stopped_by, KeyboardInterrupt)
+        outcome = {"status": "interrupted", "error": "stopped by Ctrl-C" if ctrl_c else "stopped by SIGTERM"}
+        raise (KeyboardInterrupt if ctrl_c else SystemExit(143)) from None
     except BaseException as error:
         outcome["error"] = f"{type(error).__name__}: {error}"
         raise
@@ -119,7 +130,7 @@ def make_model(config: Config, data: ImageData, regularization: Regularization) 
     model.make_optimizer = partial(get_method(optimizer.pop("_target_")), **optimizer)
     model.make_scheduler = partial(get_method(scheduler.pop("_target_")), **scheduler)
     model.superclass_of = data.superclass_of
-    return model
+    return model.to(memory_format=model.memory_format)  # as the images: else each step reorders the weights
 
 
 def make_trainer(
@@ -146,17 +157,15 @@ def make_trainer(
     if options["enable_progress_bar"] == "auto":
         options = {**options, "enable_progress_bar": sys.stderr.isatty()}
     if options["enable_progress_bar"]:
-        callbacks.append(TQDMProgressBar(refresh_rate=20))
+        callbacks.append(Bar(refresh_rate=20))
     logger: Logger | bool = False
     if config["logger"]:
         logger = instantiate(config["logger"], folder=folder)
-    return pl.Trainer(
-        **options,
-        default_root_dir=folder,
-        callbacks=callbacks,
-        logger=logger,
-        plugins=[AtomicCheckpointIO()],
-    )
+    io = AtomicCheckpointIO()
+    try:
+        return pl.Trainer(**options, default_root_dir=folder, callbacks=callbacks, logger=logger, plugins=io)
+    except (MisconfigurationException, ValueError, TypeError) as error:  # what it says of its own arguments
+        raise UserError(f"trainer: {error}") from error
 
 
 def score_test_images(
@@ -240,6 +249,8 @@ def summary(record: dict[str, Any], folder: Path) -> str:
 def quiet() -> None:
     """Leave out what Lightning says of every run and nobody can act on."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    if os.environ.get("LOCAL_RANK", "0") != "0":  # one process speaks for all
+        logging.getLogger("cifarlab").setLevel(logging.WARNING)
     for useless in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",

@@ -141,6 +141,11 @@ class ImageData(pl.LightningDataModule, ABC):
                 f"data.batch_size={self.batch_size} with data.drop_last=true leaves no batch of the "
                 f"{len(train)} training images; take a smaller batch."
             )
+        if self.regularization.normalization and not self.drop_last and len(train) % self.batch_size == 1:
+            raise UserError(
+                f"data.batch_size={self.batch_size} leaves a last batch of one of the {len(train)} training "
+                "images, which batch norm cannot normalize; set data.drop_last=true or another batch size."
+            )
         digest = hashlib.sha256(self.set.fingerprint.encode() + train.tobytes() + val.tobytes())
         self.fingerprint = digest.hexdigest()[:16]
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks import TQDMProgressBar
 
 from cifarlab.data.module import epoch_seed
 from cifarlab.models.classifier import Classifier
@@ -30,6 +31,19 @@ class EpochSeed(pl.Callback):
         torch.manual_seed(epoch_seed(self.seed, trainer.current_epoch, trainer.global_rank))
 
 
+class Bar(TQDMProgressBar):
+    """Lightning's bar with the epoch's loss and accuracy so far, read only when the bar is drawn."""
+
+    def get_metrics(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        shown = {
+            name: value for name, value in super().get_metrics(trainer, pl_module).items() if "val" in name
+        }
+        if isinstance(pl_module, Classifier) and pl_module.train_tally.images:
+            loss, correct, images = pl_module.train_tally.sums(pl_module.device).tolist()
+            shown |= {"loss": f"{loss / images:.3f}", "accuracy": f"{correct / images:.1%}"}
+        return shown
+
+
 class RunRecord(pl.Callback):
     """Keeps `record.json`, `metrics.csv` and `curves.png` up to date, and says a line per epoch.
 
@@ -40,6 +54,7 @@ class RunRecord(pl.Callback):
     def __init__(self, folder: Path, record: dict[str, Any], validates_on_test: bool) -> None:
         self.folder, self.record, self.validates_on_test = folder, record, validates_on_test
         self.history: list[Row] = []
+        self.stopped_by: BaseException | None = None  # which Lightning replaces by a plain SystemExit
         self.train_images = 0
         self.seconds: float | None = None
 
@@ -110,6 +125,7 @@ class RunRecord(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
+        self.stopped_by = exception
         if trainer.is_global_zero and self.history:
             draw_curves(self.folder / "curves.png", self.history, self.validates_on_test)
 
