@@ -2,10 +2,10 @@
 
     python benchmarks/training_loop.py [steps=60] [rounds=5] [key=value ...]
 
-Trains `experiment=posts/a3_baseline` (further overrides on top) for one warm-up epoch and `rounds` epochs of
-`steps` batches, and after each epoch runs as many steps of a bare loop on one fixed batch: forward, loss,
-backward, optimizer, nothing else. The two alternate in one process, so a machine that drifts slows both. Prints images per
-second of each, medians over the rounds, and their ratio.
+Trains `experiment=posts/a3_baseline` (or another; overrides on top) for one warm-up epoch and `rounds` epochs
+of `steps` batches, and after each runs as many steps of a bare loop on one fixed batch: forward, loss,
+backward, optimizer, nothing else. The two alternate in one process, so a machine that drifts slows both.
+Prints images per second of each, their ratio, and the medians over the rounds.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from omegaconf import OmegaConf
 from torch.nn.functional import cross_entropy
 
 from cifarlab import hardware, training
-from cifarlab.config import CONF
 from cifarlab.models.classifier import Classifier
 from cifarlab.runs.callbacks import RunRecord
+
+CONF = Path(__file__).parents[1] / "conf"
 
 
 class BareLoop(pl.Callback):

@@ -14,12 +14,12 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
 
-from cifarlab.config import CONF
 from cifarlab.errors import RunFailed, UserError
 from cifarlab.runs import record as records
 from cifarlab.training import train
 
 ROOT = Path(__file__).parents[1]
+CONF = ROOT / "conf"
 QUICK = [
     "data=digits",
     "model=vgg1",
@@ -81,7 +81,15 @@ def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path) -> None:
         saved["model"]["parameters"] == sum(t.numel() for t in weights(tmp_path).values()) - 6
     )  # the scaling
     rows = metrics(tmp_path)
-    assert list(rows[0]) == ["epoch", "step", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy"]
+    assert list(rows[0]) == [
+        "epoch",
+        "step",
+        "lr",
+        "train/loss",
+        "train/accuracy",
+        "val/loss",
+        "val/accuracy",
+    ]
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "6"), ("2", "12")]
     assert saved["val"]["accuracy"] == pytest.approx(float(rows[-1]["val/accuracy"]))
     best = max(rows, key=lambda row: float(row["val/accuracy"]))

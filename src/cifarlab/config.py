@@ -12,7 +12,7 @@ import difflib
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, reduce
 from importlib.util import find_spec
@@ -24,10 +24,9 @@ from cifarlab import types as bounds
 from cifarlab.errors import UserError
 from cifarlab.types import Count, Natural, Within
 
-CONF = Path(__file__).parents[2] / "conf"
 # the only places a `_target_` may name: a configuration from a stranger can call nothing else
 TARGETS = {
-    "data": "cifarlab.data.sets",
+    "data": "cifarlab.data",
     "model": "cifarlab.models",
     "reg": "cifarlab.regularizers",
     "optimizer": "cifarlab.optim.optimizers",
@@ -55,6 +54,14 @@ TRAINER: dict[str, Any] = {
 TRAINER_OURS = ("callbacks", "logger", "plugins", "default_root_dir")  # the run's own, not the user's
 
 
+class WrongKey(UserError):
+    """A key that cannot be as it is; `keys` are those the mistake may be in, the likeliest first."""
+
+    def __init__(self, message: str, *keys: str) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
 @dataclass(frozen=True)
 class Parameter:
     """One key: what it may hold, and whether the YAML must give it."""
@@ -67,92 +74,114 @@ def check(config: Mapping[str, Any]) -> None:
     """Refuse a resolved configuration that cannot run.
 
     Raises:
-        UserError: naming the first key that is wrong, what was expected and the nearest right name.
+        WrongKey: naming the first key that is wrong, what was expected and the nearest right name.
     """
-    check_names("", config, [*ROOT, *TARGETS, "trainer"], "the configuration")
+    known = [*ROOT, *TARGETS, "trainer"]
+    check_names("", config, known)
+    for name in known:
+        if name not in config:
+            raise WrongKey(f"{name} is missing: give it by {name}=...", name)
     for key, annotation in ROOT.items():
         check_value(key, config[key], annotation)
-    for group in ("data", "model", "optimizer", "scheduler"):
-        check_target(group, group, config[group])
-    if config["logger"]:
-        check_target("logger", "logger", config["logger"])
-    for name, part in config["reg"].items():
+    for group in ("data", "model", "optimizer", "scheduler", "logger"):
+        if group != "logger" or config[group]:  # logger=none is empty
+            check_target(group, group, config[group])
+    for name, part in check_mapping("reg", config["reg"]).items():
         check_target("reg", f"reg.{name}", part)
-    check_keys("trainer", config["trainer"], trainer_signature(), "conf/trainer")
+    check_keys("trainer", check_mapping("trainer", config["trainer"]), trainer_signature())
     check_together(config)
 
 
 def check_together(config: Mapping[str, Any]) -> None:
     """What no key can say alone."""
     data = config["data"]
-    if data["folds"] < 2:
-        raise UserError(f"data.folds={data['folds']}: expected 2 or more parts.")
-    if data["fold"] >= data["folds"]:
-        raise UserError(
-            f"data.fold={data['fold']}: expected 0 to {data['folds'] - 1}, for data.folds={data['folds']}."
-        )
-    if data["validation"] == "none":
-        wants = {
-            "reg=early_stopping": "early_stopping" in config["reg"],
-            "scheduler=plateau": config["scheduler"]["_target_"].endswith(".plateau"),
-            "test_weights=best": config["test_weights"] == "best",
-        }
-        for wish in [key for key, wanted in wants.items() if wanted]:
-            raise UserError(f"{wish} needs validation images: take data.validation=split instead of none.")
+    fold, folds, validation = (data.get(key) for key in ("fold", "folds", "validation"))
+    if folds == 1:
+        raise WrongKey("data.folds=1: expected a whole number of 2 or more.", "data.folds")
+    if None not in (fold, folds) and fold >= folds:
+        message = f"data.fold={fold}: expected 0 to {folds - 1}, because data.folds={folds}."
+        raise WrongKey(message, "data.fold", "data.folds")
+    if validation not in ("none", "test"):
+        return
+    choosing = {
+        "reg=early_stopping": ("reg", "early_stopping" in config["reg"]),
+        "scheduler=plateau": ("scheduler", config["scheduler"]["_target_"].endswith(".plateau")),
+        "test_weights=best": ("test_weights", config["test_weights"] == "best"),
+    }
+    problem = "needs validation images" if validation == "none" else "would choose by the test images"
+    for wish, (key, wanted) in choosing.items():
+        if wanted:
+            message = f"{wish} {problem}: type data.validation=split instead of {validation}."
+            raise WrongKey(message, "data.validation", key)
+
+
+def check_mapping(key: str, node: Any) -> Mapping[str, Any]:
+    if not isinstance(node, Mapping):
+        raise WrongKey(f"{key}={show(node)}: expected keys with values, or {key}=OPTION.", key)
+    return node
 
 
 def check_target(group: str, key: str, node: Any) -> None:
     """A node with a `_target_` that is ours, and the keys that it takes."""
-    if not isinstance(node, Mapping) or not isinstance(node.get("_target_"), str):
-        raise UserError(f"{key}={node!r}: expected an option of conf/{group} ({', '.join(options(group))}).")
-    target, home = node["_target_"], TARGETS[group]
-    if not (target == home or target.startswith(home + ".")) or (parameters := signature(target)) is None:
-        raise UserError(f"{key}._target_={target}: expected a class or function in {home}.")
-    given = {name: value for name, value in node.items() if name != "_target_"}
-    check_keys(key, given, parameters, f"conf/{group}")
+    node, home = check_mapping(key, node), TARGETS[group]
+    option = f"an option of conf/{group} is chosen by {group}=OPTION"
+    if "_target_" not in node:
+        raise WrongKey(f"{key} has no _target_: {option}.", key)
+    target = node["_target_"]
+    if not (isinstance(target, str) and (target == home or target.startswith(home + "."))):
+        raise WrongKey(
+            f"{key}._target_={show(target)}: expected a name in {home}; {option}.", f"{key}._target_"
+        )
+    parameters = signature(target)
+    # in the other groups only functions stand at the place that is allowed; here there are helpers beside
+    if parameters is None or (group in ("data", "model", "reg") and not is_class(target)):
+        raise WrongKey(f"{key}._target_={target}: there is no such class or function.", f"{key}._target_")
+    check_keys(key, {name: value for name, value in node.items() if name != "_target_"}, parameters)
 
 
-def check_keys(key: str, given: Mapping[str, Any], parameters: Mapping[str, Parameter], where: str) -> None:
-    check_names(f"{key}.", given, parameters, f"{key} (see {where})")
+def check_keys(key: str, given: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> None:
+    check_names(key, given, parameters)
     for name, parameter in parameters.items():
         if name in given:
             check_value(f"{key}.{name}", given[name], parameter.annotation)
         elif parameter.required:
-            raise UserError(f"{key}.{name} is missing: it has no default; set it in {where}.")
+            raise WrongKey(f"{key}.{name} is missing, and has no default.", key)
 
 
-def check_names(prefix: str, given: Iterable[str], known: Iterable[str], owner: str) -> None:
+def check_names(owner: str, given: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
     for name in given:
         if name not in known:
-            raise UserError(f"{prefix}{name}: {owner} has no key {name!r}{nearest(str(name), known)}.")
+            raise WrongKey(unknown(owner, str(name), known), f"{owner}.{name}" if owner else str(name))
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'dropout'?` without its full stop, or the list of what there is."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}" if close else f"; there are {', '.join(known)}"
+def unknown(owner: str, name: str, known: Sequence[str]) -> str:
+    """The sentence for a key that its owner (a dotted key; empty: the configuration) does not have."""
+    key, whose = (f"{owner}.{name}", owner) if owner else (name, "the configuration")
+    return f"{key}: {whose} has no key {name!r}; {nearest(name, known)}"
 
 
-def options(group: str) -> list[str]:
-    """The names that `group=` takes."""
-    folder = CONF / group
-    return sorted(str(path.relative_to(folder).with_suffix("")) for path in folder.rglob("*.yaml"))
-
-
-def groups() -> list[str]:
-    """The names of the configuration's groups."""
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir())
+def nearest(name: str, known: Sequence[str]) -> str:
+    """`did you mean 'dropout'?`, or what there is."""
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean {close[0]!r}?"
+    return f"expected one of {', '.join(known)}." if known else "it has none."
 
 
 def check_value(key: str, value: Any, annotation: Any) -> None:
-    if not conforms(value, annotation):
-        hint = ""
-        if isinstance(value, str) and (choices := [c for c in literals(annotation) if isinstance(c, str)]):
-            close = difflib.get_close_matches(value, choices, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-        raise UserError(f"{key}={shown}: expected {describe(annotation)}{hint or '.'}")
+    if conforms(value, annotation):
+        return
+    words = [word for word in literals(annotation) if isinstance(word, str)]
+    close = difflib.get_close_matches(str(value), words, n=1)
+    hint = f"; did you mean {close[0]}?" if close else "."
+    raise WrongKey(f"{key}={show(value)}: expected {describe(annotation)}{hint}", key)
+
+
+def show(value: Any) -> str:
+    """A value as it is typed."""
+    if isinstance(value, list):
+        return f"[{','.join(map(show, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def conforms(value: Any, annotation: Any) -> bool:
@@ -183,10 +212,16 @@ def describe(annotation: Any) -> str:
     if origin is Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
-        return " or ".join(describe(choice) for choice in arguments)
+        return ", or ".join(describe(choice) for choice in arguments)
     if origin is list:
         return f"a list, each entry {describe(arguments[0])}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text", types.NoneType: "null"}
+    words = {
+        int: "a whole number",
+        float: "a number",
+        bool: "true or false",
+        str: "text",
+        types.NoneType: "null",
+    }
     return words.get(annotation, "something else")
 
 
@@ -252,6 +287,12 @@ def arguments_of(module: str, function: ast.FunctionDef) -> dict[str, Parameter]
     }
 
 
+def is_class(target: str) -> bool:
+    module, _, name = target.rpartition(".")
+    source = parse(module)
+    return source is not None and isinstance(find(source, name), ast.ClassDef)
+
+
 @cache
 def parse(module: str) -> ast.Module | None:
     """A module's syntax tree, without importing it (only the top-level package is looked up)."""
@@ -271,7 +312,9 @@ def find(scope: ast.Module | ast.ClassDef, name: str) -> ast.AST | None:
     for node in scope.body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name == name:
             return node
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(t, ast.Name) and t.id == name for t in node.targets
+        ):
             return node.value
     return None
 
@@ -288,7 +331,9 @@ def origin_of(module: str, name: str) -> str:
 def evaluate(module: str, node: ast.AST | None) -> Any:
     """The annotation as a typing object; `Any` for what this module does not know."""
     if isinstance(node, ast.Constant):
-        return evaluate(module, ast.parse(node.value, mode="eval").body) if isinstance(node.value, str) else None
+        return (
+            evaluate(module, ast.parse(node.value, mode="eval").body) if isinstance(node.value, str) else None
+        )
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return union([evaluate(module, node.left), evaluate(module, node.right)])
     if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name):

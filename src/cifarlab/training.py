@@ -85,7 +85,7 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     outcome = {"status": "failed"}
     try:
         last = folder / "checkpoints" / "last.ckpt"
-        if config["start_from"] is not None:
+        if config["start_from"] is not None and not resuming:
             load_weights(model, Path(config["start_from"]), "last")
         trainer.fit(model, data, ckpt_path=last if resuming and last.is_file() else None)
         if config["test"]:
@@ -179,7 +179,7 @@ def score_test_images(
         "accuracy": scores["test/accuracy"],
         "superclass_accuracy": scores.get("test/superclass_accuracy"),
         "loss": scores["test/loss"],
-        "images": data.counts["test"],
+        "images": model.scored_images,
         "weights": weights,
     }
 
@@ -241,7 +241,7 @@ def summary(record: dict[str, Any], folder: Path) -> str:
     speed = record["images_per_second"]
     if speed:
         lines.append(
-            f"{record['epochs']} epochs, {record['train_seconds']:.0f} s of training, {speed:,.0f} images/s."
+            f"{record['epochs']} epoch{'s' * (record['epochs'] != 1)}, {record['train_seconds']:.0f} s of training, {speed:,.0f} images/s."
         )
     return "\n".join([*lines, f"Run folder: {folder}"])
 

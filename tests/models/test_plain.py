@@ -1,6 +1,7 @@
 """The posts' networks: parameters counted by hand, Keras's initial ranges, dropout and norm in place."""
 
 from math import sqrt
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,11 +9,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import nn
 
-from cifarlab.config import CONF
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.plain import VGG, ConvNet
 from cifarlab.regularizers import BatchNorm, Dropout, DropoutIncreasing, Regularization
+
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def build(name: str, classes: int = 10, *regularizers: object, **keys: object) -> Classifier:

@@ -9,12 +9,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torchvision import datasets
 
-from cifarlab.config import CONF, check
+from cifarlab.config import check
 from cifarlab.data.scaling import channel_statistics
 from cifarlab.data.sets import CIFAR10, CIFAR100
 from cifarlab.regularizers import Regularization
 from cifarlab.training import train
 
+CONF = Path(__file__).parents[2] / "conf"
 POSTS = sorted(path.stem for path in (CONF / "experiment/posts").glob("*.yaml"))
 # batches of an epoch: 50,000 images in 64s with or without the partial batch, 40,000 in 50s or 64s, ...
 STEPS = {

@@ -175,15 +175,16 @@ class Classifier(pl.LightningModule):
         self.eval_tally, self.eval_super = Tally(), Tally()
 
     def log_tally(self, split: str, tally: Tally) -> None:
-        loss, accuracy = self.read(tally)
+        loss, accuracy, images = self.read(tally)
+        self.scored_images = int(images)
         # on_step=False: one value per epoch, also where Lightning would log from a batch hook
         names = {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
         self.log_dict(names, prog_bar=split != "test", on_step=False, on_epoch=True, batch_size=1)
 
-    def read(self, tally: Tally) -> tuple[Tensor, Tensor]:
-        """Mean loss and accuracy over all processes, float64 scalars."""
+    def read(self, tally: Tally) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean loss, accuracy and images over all processes, float64 scalars."""
         loss, correct, images = self.trainer.strategy.reduce(tally.sums(self.device), reduce_op="sum")
-        return loss / images, correct / images
+        return loss / images, correct / images, images
 
     def configure_optimizers(self) -> Any:
         assert self.make_optimizer is not None

@@ -8,7 +8,6 @@ import json
 import platform
 import subprocess
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +104,7 @@ def read_config(folder: Path) -> DictConfig:
     """
     try:
         config = OmegaConf.load(folder / "config.yaml")
-    except (OSError, YAMLError) as error:
+    except (OSError, ValueError, YAMLError) as error:
         raise UserError(f"{folder}/config.yaml cannot be read ({type(error).__name__}).") from None
     if not isinstance(config, DictConfig):
         raise UserError(f"{folder}/config.yaml is no configuration of a run.")
@@ -124,7 +123,7 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} is no run folder: it has no record.json.") from None
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}/record.json cannot be read ({error}).") from None
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA:
+    if not isinstance(record, dict) or record.get("schema") != SCHEMA or not EMPTY.keys() <= record.keys():
         raise UserError(f"{folder}/record.json is no record of schema {SCHEMA}.")
     return record
 
@@ -143,6 +142,8 @@ def config_hash(config: dict[str, Any]) -> str:
 
 def environment() -> dict[str, Any]:
     """The software: what can be known before the run starts."""
+    from importlib.metadata import version  # slow to import, and commands that only read records need it not
+
     return {
         "python": platform.python_version(),
         "torch": version("torch"),

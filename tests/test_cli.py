@@ -1,0 +1,491 @@
+"""The command line as a user meets it: what is typed, what comes on stderr, the exit code, what is left."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+from cifarlab import cli
+from cifarlab.runs import record as records
+
+ROOT = Path(__file__).parents[1]
+# a command that, where train.py trains, prints what it was given, and fails as it is told by the seed
+COMMAND = """
+import json
+import hydra
+from cifarlab.cli import job, plain_errors
+from cifarlab.errors import RunFailed
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="train")
+def main(config):
+    plain, folder, overrides, choices = job(config)
+    if plain["seed"] == 13:
+        raise RunFailed("The loss became NaN in epoch 3.")
+    if plain["seed"] == 14:
+        raise KeyError("a bug")
+    print(json.dumps({"config": plain, "folder": str(folder), "overrides": overrides, "choices": choices}))
+
+if __name__ == "__main__":
+    with plain_errors():
+        main()
+"""
+
+
+class Answer(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def jobs(self) -> list[dict]:
+        return [json.loads(line) for line in self.out.splitlines() if line.startswith("{")]
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a copy of the configuration and a command of it."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "train.py").write_text(COMMAND)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Runs the command in this process, in which torch cannot be imported."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def run(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", [str(project / "train.py"), *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            GlobalHydra.instance().clear()
+        return Answer(code, *capsys.readouterr())
+
+    yield run
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
+
+
+@pytest.fixture
+def refused(run: Command, project: Path) -> Callable[..., str]:
+    """Runs what has to be refused; returns the one sentence."""
+
+    def refused(*arguments: str) -> str:
+        answer = run(*arguments)
+        assert (answer.code, answer.out) == (2, ""), answer
+        assert not (project / "logs").exists()
+        assert not (project / "outputs").exists()
+        (sentence,) = answer.err.splitlines()
+        assert sentence[-1] in ".?"
+        return sentence
+
+    return refused
+
+
+MODELS = "conv1, conv4, convnet, lab3, resnet18, resnet20, resnet56, vgg1, vgg2, vgg3, vgg4, vgg5"
+READ = "cannot be read: expected key=value, such as model=vgg3 or trainer.max_epochs=10."
+SENTENCES = {
+    # options of groups
+    "model=vg3": "model=vg3: model has no option 'vg3'; did you mean 'vgg3'?",
+    "+model=vgg1": "+model=vgg1: a group's option is chosen without a plus: model=vgg1.",
+    "++model=vgg1": "++model=vgg1: a group's option is chosen without a plus: model=vgg1.",
+    "~model": "model is missing: give it by model=...",
+    "~model=vgg1": "Could not delete 'model=vgg1'. No match in the defaults list.",
+    "model=": "model=: model has no option ''; expected one of ",
+    "model=null": "model=null: model has no option 'null'; expected one of ",
+    "model=[vgg1,vgg2]": "model=[vgg1,vgg2]: expected one model, not a list of them.",
+    "reg=dropot": "reg=dropot: reg has no option 'dropot'; did you mean 'dropout'?",
+    "reg=[dropout,augmnt]": "reg=[dropout,augmnt]: reg has no option 'augmnt'; did you mean 'augment'?",
+    "experiment=posts/a3": "experiment=posts/a3: experiment has no option 'posts/a3'; did you mean 'posts/",
+    "hydra/launcher=basi": "hydra/launcher has no option 'basi'; did you mean 'basic'?",
+    # keys
+    "modle=vgg3": "modle: the configuration has no key 'modle'; did you mean 'model'?",
+    "+modle=vgg3": "modle: the configuration has no key 'modle'; did you mean 'model'?",
+    "~modle": "modle: the configuration has no key 'modle'; did you mean 'model'?",
+    "sed=1": "sed: the configuration has no key 'sed'; did you mean 'seed'?",
+    "optimizer.lrr=1": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
+    "+optimizer.lrr=1": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
+    "++optimizer.lrr=1": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
+    "~optimizer.lrr": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
+    "data.batchsize=3": "data.batchsize: data has no key 'batchsize'; did you mean 'batch_size'?",
+    "reg=dropout reg.dropout.rte=0.1": "reg.dropout.rte: reg.dropout has no key 'rte'; did you mean 'rate'?",
+    "reg.dropout.rate=0.3": "reg.dropout: 'dropout' is not among the chosen regularizers; choose it by "
+    "reg=dropout.",
+    "reg=cutout reg.dropout.rate=0": "reg.dropout: 'dropout' is not among the chosen regularizers; choose it "
+    "by reg=[cutout,dropout].",
+    # values
+    "seed=": "seed=: expected a whole number of 0 or more.",
+    "optimizer.lr=${nope}": "optimizer.lr: Interpolation key 'nope' not found.",
+    "scheduler=plateau data.validation=none": "scheduler=plateau needs validation images: type "
+    "data.validation=split instead of none.",
+    # sweeps that are not meant
+    "model=a,b": "model=a,b holds several values, which is a sweep: type `python train.py -m model=a,b`.",
+    "reg=none,dropout": "reg=none,dropout holds several values, which is a sweep: type `python train.py -m "
+    "reg=none,dropout`, or for all at once reg=[none,dropout].",
+    "seed=range(3)": "seed=range(3) holds several values, which is a sweep: type `python train.py -m "
+    "'seed=range(3)'`.",
+    # what cannot be read
+    "reg=[dropout": f"'reg=[dropout' {READ}",
+    "=3": f"'=3' {READ}",
+    "foo": f"'foo' {READ}",
+    "--foo": "Unrecognized arguments: --foo; --help shows what there is.",
+    "--cfg all -m": "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified.",
+    # runs
+    "resume=nowhere": "resume=nowhere: there is no such folder; expected that of a run, such as",
+    "resume=conf": "conf is no run folder: it has no record.json.",
+    "resume=conf -m": "resume= goes on with one run: leave out -m.",
+    "start_from=nowhere": "start_from=nowhere: there is no such folder; expected that of a run, such as "
+    "logs/runs/...",
+    "start_from=conf": "conf is no run folder: it has no record.json.",
+    # the base of a sweep, before any of its jobs
+    "-m seed=0,1 optimizer.lr=fast": "optimizer.lr=fast: expected a number above 0.",
+    "seed=0,1 -m model=vgg3,vg4": "model=vgg3,vg4: model has no option 'vg4'; did you mean 'vgg4'?",
+    "-m optimizer.lrr=1,2": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
+}
+
+
+@pytest.mark.parametrize("typed, sentence", SENTENCES.items(), ids=SENTENCES)
+def test_a_mistake_gets_one_sentence(refused: Callable[..., str], typed: str, sentence: str) -> None:
+    assert refused(*typed.split(" ")).startswith(sentence)
+
+
+def change(file: str, old: str, new: str) -> None:
+    text = Path(file).read_text()
+    assert old in text
+    Path(file).write_text(text.replace(old, new))
+
+
+VGG3, A3 = "conf/model/vgg3.yaml", "conf/experiment/posts/a3_baseline.yaml"
+IN_YAML = {
+    "a key": (VGG3, "blocks:", "bloks:", "model.bloks: model has no key 'bloks'; did you mean 'blocks'?"),
+    "a value": (VGG3, "blocks: 3", "blocks: 2.5", "model.blocks=2.5: expected 1 to 5 blocks (each halves"),
+    "a target": (
+        VGG3,
+        "cifarlab.models.plain.VGG",
+        "os.system",
+        "model._target_=os.system: expected a name in",
+    ),
+    "a root key": (
+        "conf/train.yaml",
+        "seed: 0",
+        "seed: 0\nsed: 1",
+        "sed: the configuration has no key 'sed'",
+    ),
+    "a root value": (
+        "conf/train.yaml",
+        "seed: 0",
+        "seed: zero",
+        "seed=zero: expected a whole number of 0 or",
+    ),
+    "an interpolation": (
+        VGG3,
+        "width: 32",
+        "width: ${nope}",
+        "model.width: Interpolation key 'nope' not found.",
+    ),
+    "an experiment's key": (
+        A3,
+        "lr:",
+        "lrr:",
+        "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
+    ),
+    "an experiment's value": (A3, "lr: 0.001", "lr: fast", "optimizer.lr=fast: expected a number above 0."),
+    "an experiment's group": (
+        A3,
+        "trainer:",
+        "trianer:",
+        "trianer: the configuration has no key 'trianer'; did",
+    ),
+    "an experiment's option": (
+        A3,
+        "model: vgg3",
+        "model: vg3",
+        "model has no option 'vg3'; did you mean 'vgg3'?",
+    ),
+}
+
+
+@pytest.mark.parametrize("file, old, new, sentence", IN_YAML.values(), ids=IN_YAML)
+def test_a_mistake_in_a_yaml_is_found_there(
+    refused: Callable[..., str], file: str, old: str, new: str, sentence: str
+) -> None:
+    change(file, old, new)
+    assert refused("experiment=posts/a3_baseline").startswith(f"{file}: {sentence}")
+
+
+def test_a_mistake_in_one_of_several_regularizers_is_found_there(refused: Callable[..., str]) -> None:
+    change("conf/reg/shift.yaml", "height: 0.1", "height: 10")
+    said = refused("reg=[dropout,augment]")
+    assert said == "conf/reg/shift.yaml: reg.shift.height=10: expected a number from 0 to 1."
+
+
+@pytest.mark.parametrize(
+    "text, problem",
+    [
+        (
+            "_target_: x\nblocks: [3\n",
+            ", line 3 cannot be read as keys and values in YAML: expected ',' or ']'",
+        ),
+        (
+            "blocks: 3\nblocks: 4\n",
+            ", line 2 cannot be read as keys and values in YAML: found duplicate key blocks",
+        ),
+        ("3\n", " cannot be read as keys and values in YAML: Invalid loaded object type: int"),
+    ],
+)
+def test_a_yaml_that_is_none_is_named(refused: Callable[..., str], text: str, problem: str) -> None:
+    Path(VGG3).write_text(text)
+    assert refused().startswith(f"{VGG3}{problem}")
+
+
+def test_options_may_lie_in_another_folder(refused: Callable[..., str], run: Command) -> None:
+    Path("mine/model").mkdir(parents=True)
+    shutil.copy(VGG3, "mine/model/tiny.yaml")
+    change("mine/model/tiny.yaml", "width: 32", "width: 4")
+    (given,) = run("--config-dir", "mine", "model=tiny").jobs
+    assert given["config"]["model"]["width"] == 4
+    assert given["choices"]["model"] == "tiny"
+    shutil.rmtree("logs")
+    assert refused("--config-dir", "mine", "model=tinny").endswith("did you mean 'tiny'?")
+    change("mine/model/tiny.yaml", "width: 4", "width: 0")
+    assert refused("model=tiny", "-cd", "mine").startswith("mine/model/tiny.yaml: model.width=0: expected")
+
+
+@pytest.mark.parametrize("arguments", [["reg=[]"], ["reg=none"], ["~reg"], ["reg=[none]"]])
+def test_no_regularizer_is_none(run: Command, arguments: list[str]) -> None:
+    (given,) = run(*arguments).jobs
+    assert given["config"]["reg"] == {}
+    assert given["choices"]["reg"] == ["none"]
+
+
+def test_a_run_gets_what_was_typed(run: Command, project: Path) -> None:
+    (given,) = run("reg=[dropout,augment]", "experiment=posts/a3_baseline", "seed=7").jobs
+    assert given["config"]["seed"] == 7
+    assert given["config"]["trainer"]["max_epochs"] == 100
+    assert given["choices"] == {
+        "model": "vgg3",
+        "reg": ["dropout", "flip", "shift"],
+        "data": "cifar10",
+        "optimizer": "sgd",
+        "scheduler": "constant",
+        "experiment": "posts/a3_baseline",
+    }
+    assert given["overrides"] == ["reg=[dropout,augment]", "experiment=posts/a3_baseline", "seed=7"]
+    assert Path(given["folder"]).parent == project / "logs/runs"
+
+
+@pytest.fixture
+def saved(run: Command) -> str:
+    """The folder of a run of vgg2 with a seed of 7; its name has commas."""
+    (given,) = run("seed=7", "model=vgg2", "optimizer.lr=0.5").jobs
+    folder = Path(given["folder"])
+    assert "," in folder.name
+    records.write(folder, records.new(given["config"], given["overrides"], given["choices"]))
+    records.write_config(folder, given["config"])
+    return str(folder.relative_to(Path.cwd()))
+
+
+def test_a_resumed_run_keeps_its_configuration(run: Command, saved: str) -> None:
+    change("conf/optimizer/sgd.yaml", "momentum: 0.9", "momentum: 0.1")  # meanwhile
+    (given,) = run(f"resume={saved}", "trainer.max_epochs=200").jobs
+    config = given["config"]
+    assert (config["seed"], config["model"]["blocks"], config["optimizer"]["lr"]) == (7, 2, 0.5)
+    assert config["optimizer"]["momentum"] == 0.9
+    assert config["trainer"]["max_epochs"] == 200
+    assert Path(given["folder"]) == Path(saved).resolve()
+    assert (
+        run(f"resume={saved}", "model=vgg2").jobs[0]["choices"]["model"] == "vgg2"
+    )  # typed again, no change
+
+
+def test_a_resumed_run_may_be_started_again_with_all_its_arguments(run: Command, saved: str) -> None:
+    # as Lightning does with the processes of a distributed run, whose sys.argv holds what was added
+    (given,) = run("seed=7", "model=vgg2", "optimizer.lr=0.5", f"resume='{saved}'", "optimizer.lr=0.25").jobs
+    assert given["config"]["optimizer"]["lr"] == 0.25
+
+
+def test_a_run_starts_from_another(run: Command, saved: str) -> None:
+    assert run(f"start_from={saved}").err.endswith("that run has no checkpoints/last.ckpt to start from.\n")
+    Path(saved, "checkpoints").mkdir()
+    Path(saved, "checkpoints/last.ckpt").touch()
+    (given,) = run(f"start_from={saved}").jobs
+    assert given["config"]["start_from"] == saved
+    assert given["folder"] != str(Path(saved).resolve())
+
+
+@pytest.mark.parametrize(
+    "typed, sentence",
+    [
+        (
+            "model=vgg3",
+            "model=vgg3 cannot replace vgg2 in a resumed run; start a new one from its weights with",
+        ),
+        ("reg=dropout", "reg=[dropout] cannot replace [none] in a resumed run; "),
+        ("experiment=posts/a2_vgg2", "experiment=posts/a2_vgg2 cannot replace null in a resumed run; "),
+        ("optimizer.lr=fast", "optimizer.lr=fast: expected a number above 0."),
+        ("modle=vgg3", "modle: the configuration has no key 'modle'; did you mean 'model'?"),
+    ],
+)
+def test_a_resumed_run_cannot_become_another(run: Command, saved: str, typed: str, sentence: str) -> None:
+    answer = run(f"resume={saved}", typed)
+    assert answer.code == 2
+    assert answer.err.startswith(sentence)
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "file, text, sentence",
+    [
+        ("record.json", '{"schema": 1, ', "{}/record.json cannot be read ("),
+        ("record.json", "[]", "{}/record.json is no record of schema 1."),
+        ("config.yaml", "seed: 7\nmodel: [", "{}/config.yaml cannot be read ("),
+        ("config.yaml", "seed: 7\n", "{}/config.yaml: test is missing: give it by test=..."),
+        ("config.yaml", "", "{}/config.yaml: seed is missing: give it by seed=..."),
+    ],
+)
+def test_a_torn_run_is_refused(run: Command, saved: str, file: str, text: str, sentence: str) -> None:
+    Path(saved, file).write_text(text)
+    answer = run(f"resume={saved}")
+    assert answer.code == 2
+    assert answer.err.startswith(sentence.format(saved))
+    assert answer.err.count("\n") == 1
+
+
+def test_a_wrong_value_that_a_run_was_saved_with_is_found_there(run: Command, saved: str) -> None:
+    change(f"{saved}/config.yaml", "blocks: 2", "blocks: 9")
+    assert run(f"resume={saved}").err.startswith(
+        f"{saved}/config.yaml: model.blocks=9: expected 1 to 5 blocks"
+    )
+
+
+def test_a_wrong_job_of_a_sweep_does_not_stop_the_others(run: Command) -> None:
+    answer = run("model.blocks=9,2", "-m", "seed=0")
+    assert answer.code == 2
+    assert [job["config"]["model"]["blocks"] for job in answer.jobs] == [2]
+    sentence = "model.blocks=9: expected 1 to 5 blocks"
+    assert answer.err.splitlines()[-1].startswith(sentence)
+    (log,) = Path("logs/sweeps").glob("*/0_*/train.log")
+    assert log.read_text().startswith(sentence)
+
+
+def test_every_job_of_a_sweep_that_fails_is_heard(run: Command) -> None:
+    answer = run("-m", "seed=13,14,15")
+    assert answer.code == 1
+    assert [job["config"]["seed"] for job in answer.jobs] == [15]
+    assert "\nThe loss became NaN in epoch 3.\n" in answer.out
+    assert "\nKeyError: 'a bug'\n" in answer.out
+    assert answer.err.endswith("\nThe loss became NaN in epoch 3.\n")
+
+
+def test_exit_codes(run: Command) -> None:
+    failed = run("seed=13")
+    assert failed.code == 1
+    assert failed.err.endswith("The loss became NaN in epoch 3.\n")
+    with pytest.raises(KeyError, match="a bug"):  # not the user's doing: the traceback is wanted
+        run("seed=14")
+
+
+def test_the_traceback_shows_when_asked_for(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    for typed in ("optimizer.lr=fast", "optimizer.lrr=1"):
+        answer = run(typed)
+        assert answer.code == 2
+        assert "Traceback (most recent call last)" in answer.err
+    assert os.environ["HYDRA_FULL_ERROR"] == "1"
+
+
+def test_help_says_what_there_is(run: Command, project: Path) -> None:
+    answer = run("--help", "model=vgg1")
+    assert answer.code == 0
+    assert f"\nmodel: {MODELS}" in answer.out
+    assert "\n  max_epochs: 100\n" in answer.out
+    assert "\n  blocks: 1\n" in answer.out
+    assert "hydra:" not in answer.out
+    assert not (project / "logs").exists()
+
+
+def test_cfg_job_shows_what_would_run(run: Command, project: Path) -> None:
+    answer = run("model=vgg2", "--cfg", "job", "trainer.max_epochs=3")
+    assert answer.code == 0
+    assert "\n  blocks: 2\n" in answer.out
+    assert "\n  max_epochs: 3\n" in answer.out
+    assert not (project / "logs").exists()
+
+
+def test_a_new_run_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = cli.run_folder(None, "data.root=/a b/c,model=vgg3,reg=[dropout,augment]," + "x" * 90)
+    stamp, _, rest = name.removeprefix("logs/runs/").partition("_data")
+    assert len(stamp) == len("2026-01-31_23-59-59-123456")
+    assert f"data{rest}" == "data.root=-a-b-c,model=vgg3,reg=-dropout,augment-,xxxxxxxxxx"
+    assert cli.run_folder("logs/runs/x", "seed=1") == "logs/runs/x"
+
+
+@pytest.mark.parametrize(
+    "arguments, code, said",
+    [
+        (["--hydra-help"], 0, "Hydra ("),
+        (["--shell-completion", "install=bash"], 0, "hydra_bash_completion"),
+        (["modle=vgg3"], 2, "did you mean 'model'?"),
+    ],
+)
+def test_the_real_command_answers_without_torch(
+    tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    script = (
+        "import runpy, sys, atexit\n"
+        "heavy = {'torch', 'pytorch_lightning', 'numpy'}\n"
+        "atexit.register(lambda: print('heavy:', heavy & set(sys.modules)))\n"
+        f"sys.argv = [{str(ROOT / 'train.py')!r}, *sys.argv[1:]]\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
+    )
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr
+    assert done.stdout.endswith("heavy: set()\n")
+    assert not any(tmp_path.iterdir())
+
+
+def test_completion_completes(tmp_path: Path) -> None:
+    line = f"python {ROOT / 'train.py'} model=vgg"
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "-sc", "query=bash"],
+        env={**os.environ, "COMP_LINE": line, "COMP_POINT": str(len(line))},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.stdout.split() == [f"model=vgg{number}" for number in range(1, 6)]
+
+
+def test_only_the_name_of_a_folder_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a,b", "plain=1"):
+        Path(name).mkdir()
+    typed = ["start_from=a,b", "start_from=plain=1", "start_from=c,d", "seed=a,b", "resume='a,b'", "resume="]
+    assert [cli.quoted(text) for text in typed] == ["start_from='a,b'", *typed[1:]]

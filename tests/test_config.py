@@ -1,0 +1,201 @@
+"""The YAMLs against the signatures that are their schema, and what `check` says of a wrong value."""
+
+from __future__ import annotations
+
+import copy
+import subprocess
+import sys
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+import cifarlab.cli  # noqa: F401  (the resolvers that conf/train.yaml uses)
+from cifarlab import config as configs
+from cifarlab.config import WrongKey, check, signature
+
+CONF = Path(__file__).parents[1] / "conf"
+SHARED = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
+NO_SCHEMA = ("trainer", "experiment")  # groups whose options have no `_target_`
+
+
+def options(group: str) -> list[str]:
+    folder = CONF / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+# as few compositions as name every option of every group but the experiments, which choose for themselves
+ROWS = {group: options(group) for group in GROUPS if group != "experiment"}
+LONGEST = max(map(len, ROWS.values()))
+MIXED = list(
+    zip(*(cycle([f"{g}={o}" for o in names]) for g, names in ROWS.items()), range(LONGEST), strict=False)
+)
+CHOICES = [list(row[:-1]) for row in MIXED] + [[f"experiment={name}"] for name in options("experiment")]
+
+
+def plain(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", list(overrides)), resolve=True)
+
+
+@pytest.fixture(scope="module")
+def composed() -> dict[str, Any]:
+    return plain("reg=[dropout,augment]")
+
+
+@pytest.fixture
+def config(composed: dict[str, Any]) -> dict[str, Any]:
+    return copy.deepcopy(composed)
+
+
+@pytest.mark.parametrize("overrides", CHOICES, ids=",".join)
+def test_every_yaml_composes_and_passes(overrides: list[str]) -> None:
+    check(plain(*overrides))
+
+
+@pytest.mark.parametrize("file", [f"{g}/{o}" for g in GROUPS if g not in NO_SCHEMA for o in options(g)])
+def test_a_yaml_lists_the_keys_of_its_signature(file: str) -> None:
+    group, _, _ = file.partition("/")
+    node = OmegaConf.to_container(OmegaConf.load(CONF / f"{file}.yaml")) or {}
+    node.pop("defaults", None)
+    for part in node.values() if group == "reg" else [node] if node else []:
+        keys = signature(part.pop("_target_"))
+        assert keys is not None
+        assert {*part, *(SHARED["data"] if group == "data" else [])} == {*keys}
+
+
+def test_train_yaml_lists_the_arguments_of_the_trainer() -> None:
+    assert {*SHARED["trainer"]} == {*configs.trainer_signature()}
+
+
+def test_train_yaml_lists_the_root_keys() -> None:
+    assert {*SHARED} == {*configs.ROOT, *configs.TARGETS, "trainer", "defaults", "hydra"} - {
+        "model",
+        "optimizer",
+        "scheduler",
+    }
+
+
+WRONG = {
+    "seed=-1: expected a whole number of 0 or more.": {"seed": -1},
+    "seed=true: expected a whole number of 0 or more.": {"seed": True},
+    "test=1: expected true or false.": {"test": 1},
+    "test_weights=bst: expected one of last, best; did you mean best?": {"test_weights": "bst"},
+    "optimizer.lr=fast: expected a number above 0.": {"optimizer.lr": "fast"},
+    "optimizer.lr=-0.1: expected a number above 0.": {"optimizer.lr": -0.1},
+    "optimizer.lr=nan: expected a number above 0.": {"optimizer.lr": float("nan")},
+    "optimizer.lr=null: expected a number above 0.": {"optimizer.lr": None},
+    "reg.dropout.rate=1.2: expected a rate of at least 0 and below 1.": {"reg.dropout.rate": 1.2},
+    "reg.dropout.rate=1: expected a rate of at least 0 and below 1.": {"reg.dropout.rate": 1},
+    "reg.dropout.rte: reg.dropout has no key 'rte'; did you mean 'rate'?": {"reg.dropout.rte": 0.1},
+    "trainer.max_epochs=ten: expected a whole number of 1 or more, or -1.": {"trainer.max_epochs": "ten"},
+    "trainer.max_epoch: trainer has no key 'max_epoch'; did you mean 'max_epochs'?": {"trainer.max_epoch": 3},
+    "trainer.callbacks: trainer has no key 'callbacks'": {"trainer.callbacks": []},
+    "model.blocks=2.5: expected 1 to 5 blocks": {"model.blocks": 2.5},
+    "model.blocks=6: expected 1 to 5 blocks": {"model.blocks": 6},
+    "model.activation=rlu: expected one of relu, leaky_relu,": {"model.activation": "rlu"},
+    "data.batch_size=0: expected a whole number of 1 or more.": {"data.batch_size": 0},
+    "data.drop_last=maybe: expected true or false.": {"data.drop_last": "maybe"},
+    "data.scaling=standardise: expected one of unit, center, standardize, whiten, raw; did you mean "
+    "standardize?": {"data.scaling": "standardise"},
+    "data.validation=1.5: expected one of split, fold, test, none, or a fraction between 0 and 1, or a whole "
+    "number of 1 or more.": {"data.validation": 1.5},
+    "data.mirrors=[1]: expected a list, each entry text, or null.": {"data.mirrors": [1]},
+    "data.fold=7: expected 0 to 4, because data.folds=5.": {"data.fold": 7},
+    "data.folds=1: expected a whole number of 2 or more.": {"data.folds": 1},
+    "model._target_=os.system: expected a name in cifarlab.models; ": {"model._target_": "os.system"},
+    "model._target_=cifarlab.models_evil.f: expected a name in ": {
+        "model._target_": "cifarlab.models_evil.f"
+    },
+    "model._target_=cifarlab.models.plain.VGGG: there is no such class": {
+        "model._target_": "cifarlab.models.plain.VGGG"
+    },
+    "reg.dropout._target_=3: expected a name in cifarlab.regularizers": {"reg.dropout._target_": 3},
+    "reg.cutout has no _target_: an option of conf/reg is chosen by reg=OPTION.": {"reg.cutout": {"size": 3}},
+    "model=vgg3: expected keys with values, or model=OPTION.": {"model": "vgg3"},
+    "trainer=[1]: expected keys with values": {"trainer": [1]},
+    "reg=null: expected keys with values": {"reg": None},
+    "modle: the configuration has no key 'modle'; did you mean 'model'?": {"modle": "vgg3"},
+    "zzz: the configuration has no key 'zzz'; expected one of seed, test,": {"zzz": 1},
+    "test_weights=best needs validation images: type data.validation=split instead of none.": {
+        "data.validation": "none",
+        "test_weights": "best",
+    },
+    "reg=early_stopping needs validation images": {
+        "data.validation": "none",
+        "reg.early_stopping": {"_target_": "cifarlab.regularizers.early_stopping.EarlyStopping"},
+    },
+    "scheduler=plateau needs validation images": {
+        "data.validation": "none",
+        "scheduler": {"_target_": "cifarlab.optim.schedules.plateau"},
+    },
+}
+
+
+@pytest.mark.parametrize("sentence, changes", WRONG.items(), ids=[" ".join(c) for c in WRONG.values()])
+def test_what_is_wrong_is_said(config: dict[str, Any], sentence: str, changes: dict[str, Any]) -> None:
+    for key, value in changes.items():
+        *owners, name = key.split(".")
+        node = config
+        for owner in owners:
+            node = node[owner]
+        node[name] = value
+    with pytest.raises(WrongKey) as caught:
+        check(config)
+    said = str(caught.value)
+    assert said.startswith(sentence)
+    assert said[-1] in ".?"
+    assert "\n" not in said
+    assert caught.value.keys[0] in changes
+
+
+@pytest.mark.parametrize("name", [*configs.ROOT, *configs.TARGETS, "trainer"])
+def test_a_key_that_is_missing_is_named(config: dict[str, Any], name: str) -> None:
+    del config[name]
+    with pytest.raises(WrongKey, match=f"^{name} is missing: give it by {name}=...$"):
+        check(config)
+
+
+def test_a_key_without_default_is_required(config: dict[str, Any]) -> None:
+    config["model"] = {"_target_": "cifarlab.models.resnet.ResNet", "widths": [16]}
+    with pytest.raises(WrongKey, match=r"^model\.blocks is missing, and has no default\.$"):
+        check(config)
+
+
+def test_values_at_the_edge_pass(config: dict[str, Any]) -> None:
+    config["reg"]["dropout"]["rate"] = 0
+    config["data"] |= {"validation": 0.2, "fold": 4}
+    config["trainer"] |= {"max_epochs": -1, "gradient_clip_val": 0}
+    config["model"]["blocks"] = 5
+    config["logger"] = {}
+    check(config)
+    config["data"]["validation"] = 5000
+    check(config)
+
+
+def test_a_signature_is_the_keys_and_not_what_the_code_supplies() -> None:
+    # `num_classes`, `regularization` and `seed` are the code's; `batch_size` is the base class's
+    assert [*signature("cifarlab.models.plain.VGG")] == ["blocks", "width", "dense", "activation"]
+    digits = signature("cifarlab.data.sets.Digits")
+    assert "batch_size" in digits
+    assert "seed" not in digits
+    assert {*signature("cifarlab.data.sets.CIFAR100")} - {*digits} == {"root", "mirrors", "labels"}
+    assert [*signature("cifarlab.regularizers.affine.Shift")] == ["height", "width"]
+    assert signature("cifarlab.models.resnet.ResNet")["widths"].required
+    assert not signature("cifarlab.models.plain.VGG")["width"].required
+    assert signature("cifarlab.models.nothing.There") is None
+    assert signature("os.system") is None
+
+
+def test_a_check_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from cifarlab.config import signature, trainer_signature;"
+        "trainer_signature(), signature('cifarlab.data.sets.CIFAR10');"
+        "print({'torch', 'numpy', 'pytorch_lightning', 'hydra'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
