@@ -238,11 +238,10 @@ def summary(record: dict[str, Any], folder: Path) -> str:
         lines.append(f"Superclass accuracy {test['superclass_accuracy']:.2%}.")
     if record["data"]["validation"] == "test":
         lines.append("This run validated on the test images, so its choices may have seen them.")
-    speed = record["images_per_second"]
+    epochs, speed = record["epochs"], record["images_per_second"]
     if speed:
-        lines.append(
-            f"{record['epochs']} epoch{'s' * (record['epochs'] != 1)}, {record['train_seconds']:.0f} s of training, {speed:,.0f} images/s."
-        )
+        span = f"{epochs} epoch{'s' * (epochs != 1)}, {record['train_seconds']:.0f} s of training"
+        lines.append(f"{span}, {speed:,.0f} images/s.")
     return "\n".join([*lines, f"Run folder: {folder}"])
 
 
