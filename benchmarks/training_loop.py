@@ -105,7 +105,7 @@ def main() -> None:
     def with_bare_loop(*arguments: Any, **options: Any) -> pl.Trainer:
         trainer = make_trainer(*arguments, **options)
         recorders.extend(c for c in trainer.callbacks if isinstance(c, RunRecord))
-        trainer.callbacks.insert(0, bare)
+        trainer.callbacks.append(bare)  # behind the record, whose clock has then stopped
         return trainer
 
     training.make_trainer = with_bare_loop

@@ -18,6 +18,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from cifarlab import cli
 from cifarlab.runs import record as records
+from cifarlab.runs import resume
 
 ROOT = Path(__file__).parents[1]
 # a command that, where train.py trains, prints what it was given, and fails as it is told by the seed
@@ -126,12 +127,12 @@ SENTENCES = {
     # keys
     "modle=vgg3": "modle: the configuration has no key 'modle'; did you mean 'model'?",
     "+modle=vgg3": "modle: the configuration has no key 'modle'; did you mean 'model'?",
-    "~modle": "modle: the configuration has no key 'modle'; did you mean 'model'?",
+    "~modle": "Could not delete from config. 'modle' does not exist.",
     "sed=1": "sed: the configuration has no key 'sed'; did you mean 'seed'?",
     "optimizer.lrr=1": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
     "+optimizer.lrr=1": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
     "++optimizer.lrr=1": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
-    "~optimizer.lrr": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
+    "~optimizer.lrr": "Could not delete from config. 'optimizer.lrr' does not exist.",
     "data.batchsize=3": "data.batchsize: data has no key 'batchsize'; did you mean 'batch_size'?",
     "reg=dropout reg.dropout.rte=0.1": "reg.dropout.rte: reg.dropout has no key 'rte'; did you mean 'rate'?",
     "reg.dropout.rate=0.3": "reg.dropout: 'dropout' is not among the chosen regularizers; choose it by "
@@ -139,7 +140,9 @@ SENTENCES = {
     "reg=cutout reg.dropout.rate=0": "reg.dropout: 'dropout' is not among the chosen regularizers; choose it "
     "by reg=[cutout,dropout].",
     # values
-    "seed=": "seed=: expected a whole number of 0 or more.",
+    "seed=": "seed=: expected a whole number from 0 to 4294967295.",
+    "trainer.fast_dev_run=true": "trainer.fast_dev_run=true: expected false, because it would leave no",
+    "reg=[dropout,dropout_increasing]": "reg holds dropout and dropout_increasing, but a run has one set of",
     "optimizer.lr=${nope}": "optimizer.lr: Interpolation key 'nope' not found.",
     "scheduler=plateau data.validation=none": "scheduler=plateau needs validation images: type "
     "data.validation=split instead of none.",
@@ -154,9 +157,12 @@ SENTENCES = {
     "=3": f"'=3' {READ}",
     "foo": f"'foo' {READ}",
     "--foo": "Unrecognized arguments: --foo; --help shows what there is.",
-    "--cfg all -m": "Only one of --run, --multirun, --cfg, --info and --shell_completion can be specified.",
+    "--cfg all -m": "Only one of --run, --multirun, --cfg, --info and --shell_completion can be asked for; "
+    "--help shows what there is.",
+    "--config-dir conf": "The configuration lies in conf/, beside the command; --help shows what there is.",
     # runs
     "resume=nowhere": "resume=nowhere: there is no such folder; expected that of a run, such as",
+    "resume=": "resume=: there is no such folder; expected that of a run, such as",
     "resume=conf": "conf is no run folder: it has no record.json.",
     "resume=conf -m": "resume= goes on with one run: leave out -m.",
     "start_from=nowhere": "start_from=nowhere: there is no such folder; expected that of a run, such as "
@@ -165,6 +171,8 @@ SENTENCES = {
     # the base of a sweep, before any of its jobs
     "-m seed=0,1 optimizer.lr=fast": "optimizer.lr=fast: expected a number above 0.",
     "seed=0,1 -m model=vgg3,vg4": "model=vgg3,vg4: model has no option 'vg4'; did you mean 'vgg4'?",
+    "-m trainer=ddp seed=0,1": "conf/trainer/ddp.yaml: trainer.devices=2: each process would start the sweep",
+    "-m trainer.devices=auto trainer.strategy=ddp seed=0,1": "trainer.devices=auto: each process would start",
     "-m optimizer.lrr=1,2": "optimizer.lrr: optimizer has no key 'lrr'; did you mean 'lr'?",
 }
 
@@ -200,7 +208,7 @@ IN_YAML = {
         "conf/train.yaml",
         "seed: 0",
         "seed: zero",
-        "seed=zero: expected a whole number of 0 or",
+        "seed=zero: expected a whole number from 0",
     ),
     "an interpolation": (
         VGG3,
@@ -263,19 +271,6 @@ def test_a_yaml_that_is_none_is_named(refused: Callable[..., str], text: str, pr
     assert refused().startswith(f"{VGG3}{problem}")
 
 
-def test_options_may_lie_in_another_folder(refused: Callable[..., str], run: Command) -> None:
-    Path("mine/model").mkdir(parents=True)
-    shutil.copy(VGG3, "mine/model/tiny.yaml")
-    change("mine/model/tiny.yaml", "width: 32", "width: 4")
-    (given,) = run("--config-dir", "mine", "model=tiny").jobs
-    assert given["config"]["model"]["width"] == 4
-    assert given["choices"]["model"] == "tiny"
-    shutil.rmtree("logs")
-    assert refused("--config-dir", "mine", "model=tinny").endswith("did you mean 'tiny'?")
-    change("mine/model/tiny.yaml", "width: 4", "width: 0")
-    assert refused("model=tiny", "-cd", "mine").startswith("mine/model/tiny.yaml: model.width=0: expected")
-
-
 @pytest.mark.parametrize("arguments", [["reg=[]"], ["reg=none"], ["~reg"], ["reg=[none]"]])
 def test_no_regularizer_is_none(run: Command, arguments: list[str]) -> None:
     (given,) = run(*arguments).jobs
@@ -299,34 +294,103 @@ def test_a_run_gets_what_was_typed(run: Command, project: Path) -> None:
     assert Path(given["folder"]).parent == project / "logs/runs"
 
 
-@pytest.fixture
-def saved(run: Command) -> str:
-    """The folder of a run of vgg2 with a seed of 7; its name has commas."""
-    (given,) = run("seed=7", "model=vgg2", "optimizer.lr=0.5").jobs
+def save(given: dict) -> str:
+    """Write the record and configuration of a run that was given those; returns its folder."""
     folder = Path(given["folder"])
-    assert "," in folder.name
-    records.write(folder, records.new(given["config"], given["overrides"], given["choices"]))
+    record = records.new(given["config"], given["choices"]) | {"overrides": given["overrides"]}
+    records.write(folder, record)
     records.write_config(folder, given["config"])
     return str(folder.relative_to(Path.cwd()))
 
 
-def test_a_resumed_run_keeps_its_configuration(run: Command, saved: str) -> None:
+@pytest.fixture
+def saved(run: Command) -> str:
+    """The folder of a run of vgg2 with a seed of 7; its name has commas."""
+    (given,) = run("seed=7", "model=vgg2", "optimizer.lr=0.5").jobs
+    assert "," in Path(given["folder"]).name
+    return save(given)
+
+
+@pytest.mark.parametrize("quotes", ["", "'", '"'])
+def test_a_resumed_run_keeps_its_configuration(run: Command, saved: str, quotes: str) -> None:
     change("conf/optimizer/sgd.yaml", "momentum: 0.9", "momentum: 0.1")  # meanwhile
-    (given,) = run(f"resume={saved}", "trainer.max_epochs=200").jobs
+    (given,) = run(f"resume={quotes}{saved}{quotes}", "trainer.max_epochs=200").jobs
     config = given["config"]
     assert (config["seed"], config["model"]["blocks"], config["optimizer"]["lr"]) == (7, 2, 0.5)
     assert config["optimizer"]["momentum"] == 0.9
     assert config["trainer"]["max_epochs"] == 200
+    assert config["resume"] == saved
     assert Path(given["folder"]) == Path(saved).resolve()
-    assert (
-        run(f"resume={saved}", "model=vgg2").jobs[0]["choices"]["model"] == "vgg2"
-    )  # typed again, no change
+    assert given["choices"]["model"] == "vgg2"
+    assert given["overrides"] == ["seed=7", "model=vgg2", "optimizer.lr=0.5", "trainer.max_epochs=200"]
 
 
-def test_a_resumed_run_may_be_started_again_with_all_its_arguments(run: Command, saved: str) -> None:
-    # as Lightning does with the processes of a distributed run, whose sys.argv holds what was added
-    (given,) = run("seed=7", "model=vgg2", "optimizer.lr=0.5", f"resume='{saved}'", "optimizer.lr=0.25").jobs
-    assert given["config"]["optimizer"]["lr"] == 0.25
+def test_what_a_resumed_run_may_change(run: Command) -> None:
+    typed = (
+        "scheduler=cosine",
+        "scheduler.final=0.5",
+        "trainer.max_epochs=30",
+        "trainer.limit_val_batches=5",
+    )
+    folder = save(run(*typed).jobs[0])
+
+    def resumed(*typed: str) -> dict:
+        (given,) = run(f"resume={folder}", *typed).jobs
+        return given
+
+    config = resumed(
+        "scheduler.warmup=0.1", "optimizer.lr=1", "data.root=there", "test=false", "trainer=cpu"
+    )["config"]
+    target = "cifarlab.optim.schedules.cosine"
+    assert config["scheduler"] == {"_target_": target, "interval": "step", "warmup": 0.1, "final": 0.5}
+    assert (config["optimizer"]["lr"], config["data"]["root"], config["test"]) == (1, "there", False)
+    trainer = config["trainer"]
+    assert (trainer["accelerator"], trainer["max_epochs"], trainer["limit_val_batches"]) == ("cpu", 30, 5)
+    # an option of the trainer changes what it says, whatever stands behind it; the others replace
+    trainer = resumed("trainer.limit_val_batches=7", "trainer=smoke")["config"]["trainer"]
+    assert (trainer["max_epochs"], trainer["limit_val_batches"], trainer["limit_train_batches"]) == (1, 7, 10)
+    given = resumed("scheduler.every=3", "scheduler=step", "logger=none")
+    target = "cifarlab.optim.schedules.step"
+    assert given["config"]["scheduler"] == {"_target_": target, "every": 3, "gamma": 0.1, "interval": "epoch"}
+    assert given["config"]["logger"] == {}
+    assert given["choices"]["scheduler"] == "step"
+
+
+def test_a_process_of_a_resumed_run_reads_what_its_parent_read(
+    run: Command, saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lightning starts it with the parent's sys.argv, which holds what Hydra was given, and the folder
+    parent = run(f"resume={saved}", "trainer.max_epochs=200").jobs
+    arguments = sys.argv[1:]
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    child = run(*arguments, f'hydra.run.dir="{saved}"').jobs
+    assert child == parent
+
+
+def test_the_processes_of_a_new_run_share_its_folder(
+    run: Command, saved: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert run("seed=7", f'hydra.run.dir="{saved}"').code == 0
+
+
+def test_no_two_runs_share_a_folder(run: Command, saved: str) -> None:
+    answer = run(f"hydra.run.dir='{saved}'")
+    assert answer.code == 2
+    assert answer.err == (
+        f"{saved} holds a run already; go on with it by resume={saved} or choose another hydra.run.dir=.\n"
+    )
+    answer = run(f"resume={saved}", "hydra.run.dir=other")
+    assert answer.code == 2
+    assert answer.err.startswith("hydra.run.dir=other: a resumed run goes on in its own folder")
+
+
+def test_cfg_job_shows_what_a_resumed_run_would_be(run: Command, saved: str) -> None:
+    answer = run(f"resume={saved}", "--cfg", "job", "trainer.max_epochs=200")
+    assert answer.code == 0
+    assert "\n  blocks: 2\n" in answer.out
+    assert "\n  max_epochs: 200\n" in answer.out
+    assert not list(Path(saved).parent.glob("*resume*"))
 
 
 def test_a_run_starts_from_another(run: Command, saved: str) -> None:
@@ -343,10 +407,21 @@ def test_a_run_starts_from_another(run: Command, saved: str) -> None:
     [
         (
             "model=vgg3",
-            "model=vgg3 cannot replace vgg2 in a resumed run; start a new one from its weights with",
+            "model=vgg3: a resumed run cannot change model; start a new one from its weights with",
         ),
-        ("reg=dropout", "reg=[dropout] cannot replace [none] in a resumed run; "),
-        ("experiment=posts/a2_vgg2", "experiment=posts/a2_vgg2 cannot replace null in a resumed run; "),
+        ("reg=dropout", "reg=dropout: a resumed run cannot change reg; "),
+        ("reg.dropout.rate=0.1", "reg.dropout.rate=0.1: a resumed run cannot change reg.dropout.rate; "),
+        ("experiment=posts/a2_vgg2", "experiment=posts/a2_vgg2: a resumed run cannot change experiment; "),
+        ("seed=8", "seed=8: a resumed run cannot change seed; "),
+        ("data.batch_size=8", "data.batch_size=8: a resumed run cannot change data.batch_size; "),
+        ("optimizer.momentum=0", "optimizer.momentum=0: a resumed run cannot change optimizer.momentum; "),
+        ("~trainer.max_epochs", "~trainer.max_epochs: a resumed run cannot change trainer.max_epochs; "),
+        ("start_from=x", "start_from=x: start_from= makes a new run and resume= goes on with one; leave out"),
+        (
+            "trainer.max_epoch=8",
+            "trainer.max_epoch: trainer has no key 'max_epoch'; did you mean 'max_epochs'",
+        ),
+        ("scheduler.warmup=0.1", "scheduler.warmup: scheduler has no key 'warmup'; it has none."),
         ("optimizer.lr=fast", "optimizer.lr=fast: expected a number above 0."),
         ("modle=vgg3", "modle: the configuration has no key 'modle'; did you mean 'model'?"),
     ],
@@ -356,6 +431,14 @@ def test_a_resumed_run_cannot_become_another(run: Command, saved: str, typed: st
     assert answer.code == 2
     assert answer.err.startswith(sentence)
     assert answer.err.count("\n") == 1
+
+
+def test_plateau_keeps_the_rate_of_a_resumed_run(run: Command) -> None:
+    folder = save(run("scheduler=plateau").jobs[0])
+    answer = run(f"resume={folder}", "optimizer.lr=0.1")
+    assert answer.code == 2
+    assert answer.err.startswith("optimizer.lr: under scheduler=plateau a resumed run keeps the rate")
+    assert run(f"resume={folder}", "optimizer.lr=0.1", "scheduler=constant").code == 0
 
 
 @pytest.mark.parametrize(
@@ -393,6 +476,13 @@ def test_a_wrong_job_of_a_sweep_does_not_stop_the_others(run: Command) -> None:
     assert log.read_text().startswith(sentence)
 
 
+def test_a_swept_number_of_devices_is_refused_in_its_job(run: Command) -> None:
+    answer = run("trainer.devices=1,2", "-m", "trainer.strategy=ddp")
+    assert answer.code == 2
+    assert [job["config"]["trainer"]["devices"] for job in answer.jobs] == [1]
+    assert answer.err.splitlines()[-1].startswith("trainer.devices=2: each process would start the sweep")
+
+
 def test_every_job_of_a_sweep_that_fails_is_heard(run: Command) -> None:
     answer = run("-m", "seed=13,14,15")
     assert answer.code == 1
@@ -406,8 +496,17 @@ def test_exit_codes(run: Command) -> None:
     failed = run("seed=13")
     assert failed.code == 1
     assert failed.err.endswith("The loss became NaN in epoch 3.\n")
+    assert not list(Path("logs/runs").iterdir())  # nothing had come of it
     with pytest.raises(KeyError, match="a bug"):  # not the user's doing: the traceback is wanted
         run("seed=14")
+
+
+def test_the_log_of_a_failed_run_says_why(run: Command, saved: str) -> None:
+    change(f"{saved}/config.yaml", "seed: 7", "seed: 13")
+    answer = run(f"resume={saved}")
+    assert answer.code == 1
+    assert (answer.out + answer.err).count("The loss became NaN in epoch 3.") == 1
+    assert Path(saved, "train.log").read_text().endswith("The loss became NaN in epoch 3.\n")
 
 
 def test_the_traceback_shows_when_asked_for(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -485,7 +584,19 @@ def test_completion_completes(tmp_path: Path) -> None:
 
 def test_only_the_name_of_a_folder_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("a,b", "plain=1"):
+    for name in ("a,b", "plain=1", "plain"):
         Path(name).mkdir()
-    typed = ["start_from=a,b", "start_from=plain=1", "start_from=c,d", "seed=a,b", "resume='a,b'", "resume="]
-    assert [cli.quoted(text) for text in typed] == ["start_from='a,b'", *typed[1:]]
+    typed = [
+        "start_from=a,b",
+        "start_from=plain=1",
+        "resume=plain",
+        "start_from=c,d",
+        "seed=a,b",
+        "resume='a,b'",
+        "resume=",
+    ]
+    assert [resume.quoted(text) for text in typed] == [
+        "start_from='a,b'",
+        "start_from='plain=1'",
+        *typed[2:],
+    ]

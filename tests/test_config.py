@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from contextlib import nullcontext
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,16 @@ def test_train_yaml_lists_the_root_keys() -> None:
     }
 
 
+CONVNET = {
+    "_target_": "cifarlab.models.plain.ConvNet",
+    "blocks": [[8]] * 3,
+    "padding": ["valid"],
+    "dense": [8],
+}
 WRONG = {
-    "seed=-1: expected a whole number of 0 or more.": {"seed": -1},
-    "seed=true: expected a whole number of 0 or more.": {"seed": True},
+    "seed=-1: expected a whole number from 0 to 4294967295.": {"seed": -1},
+    "seed=true: expected a whole number from 0 to 4294967295.": {"seed": True},
+    "seed=4294967296: expected a whole number from 0 to 4294967295.": {"seed": 2**32},
     "test=1: expected true or false.": {"test": 1},
     "test_weights=bst: expected one of last, best; did you mean best?": {"test_weights": "bst"},
     "optimizer.lr=fast: expected a number above 0.": {"optimizer.lr": "fast"},
@@ -133,12 +141,79 @@ WRONG = {
         "data.validation": "none",
         "scheduler": {"_target_": "cifarlab.optim.schedules.plateau"},
     },
+    "scheduler=plateau needs validation: let trainer.limit_val_batches be above 0.": {
+        "trainer.limit_val_batches": 0,
+        "scheduler": {"_target_": "cifarlab.optim.schedules.plateau"},
+    },
+    "test_weights=best needs validation, but trainer.max_epochs=3 ends before "
+    "trainer.check_val_every_n_epoch=4.": {
+        "trainer.check_val_every_n_epoch": 4,
+        "trainer.max_epochs": 3,
+        "test_weights": "best",
+    },
+    "optimizer.nesterov=true needs optimizer.momentum above 0, for example 0.9.": {
+        "optimizer.momentum": 0.0,
+        "optimizer.nesterov": True,
+    },
+    "optimizer.betas=[0.9]: expected two numbers, such as [0.9,0.999].": {
+        "optimizer": {"_target_": "cifarlab.optim.optimizers.adam"},
+        "optimizer.betas": [0.9],
+    },
+    "scheduler=cosine needs to know the length of the run: set trainer.max_epochs to 1 or more": {
+        "trainer.max_epochs": -1,
+        "scheduler": {"_target_": "cifarlab.optim.schedules.cosine"},
+    },
+    "scheduler=one_cycle needs to know the length of the run: ": {
+        "trainer.max_epochs": -1,
+        "trainer.max_steps": 100,
+        "scheduler": {"_target_": "cifarlab.optim.schedules.one_cycle", "interval": "epoch"},
+    },
+    "reg holds dropout and other, but a run has one set of dropout rates; choose one of them.": {
+        "reg": {
+            "dropout": {"_target_": "cifarlab.regularizers.dropout.Dropout"},
+            "other": {"_target_": "cifarlab.regularizers.dropout.DropoutIncreasing"},
+        }
+    },
+    "reg holds a and b, but a run has one normalization; ": {
+        "reg": {name: {"_target_": "cifarlab.regularizers.batch_norm.BatchNorm"} for name in "ab"}
+    },
+    "reg.zoom.low=1.2 is above reg.zoom.high=1.1; write the smaller one as low.": {
+        "reg.zoom": {"_target_": "cifarlab.regularizers.affine.Zoom", "high": 1.1},
+        "reg.zoom.low": 1.2,
+    },
+    # CONVNET is 32 -> 15 -> 6 -> 2 pixels wide
+    "model.blocks=[[8],[8],[8],[8]] leaves no pixel of a 32 x 32 image; take fewer blocks.": {
+        "model": CONVNET,
+        "model.blocks": [[8]] * 4,
+    },
+    "model.blocks=[[8,8],[8]]: expected 1 to 1 convolutions in each block, one for each entry of "
+    "model.padding=[valid].": {"model": CONVNET, "model.blocks": [[8, 8], [8]]},
+    "model.blocks=[[8],[]]: expected 1 to 1 convolutions": {"model": CONVNET, "model.blocks": [[8], []]},
+    "model.dropout=[0.1,0.2]: expected 4 rates, one after each of 3 pools and 1 dense layers.": {
+        "reg": {},
+        "model": CONVNET,
+        "model.dropout": [0.1, 0.2],
+    },
+    "trainer.precision=64-true: expected one of auto, 32-true, bf16-mixed, 16-mixed": {
+        "trainer.precision": "64-true"
+    },
+    "trainer.num_sanity_val_steps=2: expected 0, because ": {"trainer.num_sanity_val_steps": 2},
+    "trainer.overfit_batches=1: expected 0.0, because ": {"trainer.overfit_batches": 1},
+    "trainer.fast_dev_run=true: expected false, because ": {"trainer.fast_dev_run": True},
+    "trainer.barebones=true: expected false, because ": {"trainer.barebones": True},
+    "trainer.enable_checkpointing=false: expected true, because ": {"trainer.enable_checkpointing": False},
+    "trainer.reload_dataloaders_every_n_epochs=1: expected 0, because ": {
+        "trainer.reload_dataloaders_every_n_epochs": 1
+    },
+    "trainer.limit_train_batches=0: expected a number above 0, or null.": {"trainer.limit_train_batches": 0},
+    "trainer.limit_test_batches=0: nothing would be tested; ": {"trainer.limit_test_batches": 0},
+    "trainer.max_time=00:00:00:00: expected more than no time": {"trainer.max_time": "00:00:00:00"},
 }
 
 
 @pytest.mark.parametrize("sentence, changes", WRONG.items(), ids=[" ".join(c) for c in WRONG.values()])
 def test_what_is_wrong_is_said(config: dict[str, Any], sentence: str, changes: dict[str, Any]) -> None:
-    for key, value in changes.items():
+    for key, value in copy.deepcopy(changes).items():
         *owners, name = key.split(".")
         node = config
         for owner in owners:
@@ -175,6 +250,40 @@ def test_values_at_the_edge_pass(config: dict[str, Any]) -> None:
     check(config)
     config["data"]["validation"] = 5000
     check(config)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": CONVNET},
+        {"model": CONVNET | {"dropout": [0.1]}},  # reg=dropout gives the rates
+        {"optimizer": {"_target_": "cifarlab.optim.optimizers.sgd", "momentum": 0.9, "nesterov": True}},
+        {
+            "scheduler": {"_target_": "cifarlab.optim.schedules.cosine", "interval": "step"},
+            "trainer": {"max_epochs": -1, "max_steps": 100},
+        },
+        {"trainer": {"limit_val_batches": 0, "max_time": "00:01:00:00"}},
+    ],
+)
+def test_what_goes_together_passes(config: dict[str, Any], changes: dict[str, Any]) -> None:
+    check(config | changes)
+
+
+@pytest.mark.parametrize(
+    "trainer, several",
+    [
+        ({"devices": 1, "strategy": "auto"}, False),
+        ({"devices": 2, "strategy": "auto"}, True),
+        ({"devices": [0, 1], "strategy": "auto"}, True),
+        ({"devices": [1], "strategy": "ddp"}, False),
+        ({"devices": -1, "strategy": "ddp"}, True),
+        ({"devices": "auto", "strategy": "auto"}, False),
+        ({"devices": 2, "strategy": "ddp_spawn"}, False),
+    ],
+)
+def test_a_sweep_takes_one_process(trainer: dict[str, Any], several: bool) -> None:
+    with pytest.raises(WrongKey) if several else nullcontext():
+        configs.check_sweep({"trainer": trainer})
 
 
 def test_a_signature_is_the_keys_and_not_what_the_code_supplies() -> None:

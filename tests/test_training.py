@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -99,15 +100,31 @@ def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path) -> None:
         assert checkpoint["state_dict"].keys() == weights(tmp_path).keys()
 
 
-def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", *STATEFUL, "trainer.max_epochs=4")
-    run(tmp_path / "parts", *STATEFUL, "trainer.max_epochs=2")
-    assert not same(tmp_path / "whole", tmp_path / "parts")
-    resumed = run(tmp_path / "parts", *STATEFUL, "trainer.max_epochs=4", f"resume={tmp_path}/parts")
-    assert same(tmp_path / "whole", tmp_path / "parts")
-    assert metrics(tmp_path / "whole") == metrics(tmp_path / "parts")
+@pytest.mark.parametrize(
+    "options",
+    [
+        STATEFUL,
+        ["scheduler=step", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1"],
+        ["trainer.check_val_every_n_epoch=2", "test_weights=best", "optimizer=rmsprop"],
+        ["trainer.val_check_interval=0.5", "scheduler=exponential", "optimizer=nesterov"],
+    ],
+    ids=["stateful", "accumulation", "sparse-validation", "dense-validation"],
+)
+def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, options: list[str]) -> None:
+    whole = run(tmp_path / "whole", *options, "trainer.max_epochs=3")
+    run(tmp_path / "first", *options, "trainer.max_epochs=2")
+    assert len(metrics(tmp_path / "first")) == 2
+    (tmp_path / "first").rename(tmp_path / "moved")  # a folder may be moved between
+    resumed = run(tmp_path / "moved", *options, "trainer.max_epochs=3", f"resume={tmp_path}/moved")
+    assert same(tmp_path / "whole", tmp_path / "moved")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "moved")
     for key in ("epochs", "steps", "val", "best_val", "test"):
         assert whole[key] == resumed[key]
+    best = [
+        torch.load(tmp_path / name / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+        for name in ("whole", "moved")
+    ]
+    assert all(torch.equal(best[0][name], best[1][name]) for name in best[0])
 
 
 def test_equal_seeds_are_equal_and_others_differ(tmp_path: Path) -> None:
@@ -127,8 +144,11 @@ def test_the_best_weights_are_scored_if_asked(tmp_path: Path) -> None:
 
 def test_a_new_run_from_another_ones_weights(tmp_path: Path) -> None:
     run(tmp_path / "first")
-    run(tmp_path / "second", f"start_from={tmp_path}/first", "optimizer.lr=1e-30", "trainer.max_epochs=1")
-    assert same(tmp_path / "first", tmp_path / "second")
+    still = ["optimizer.lr=1e-30", "trainer.max_epochs=1", "data.scaling=center"]
+    run(tmp_path / "second", f"start_from={tmp_path}/first", *still)
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    # the scaling is the new run's own
+    assert {name for name in first if not torch.equal(first[name], second[name])} == {"scaling.mean"}
     with pytest.raises(UserError, match="another network's weights"):
         run(tmp_path / "third", f"start_from={tmp_path}/first", "model.width=8")
 
@@ -140,6 +160,73 @@ def test_a_loss_that_turns_nan_fails_the_run_and_names_the_step(tmp_path: Path) 
     assert record["status"] == "failed"
     assert "at step" in record["error"]
     assert not (tmp_path / "checkpoints/last.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["trainer.limit_train_batches=1"], ["reg=early_stopping"]], ids=["last step", "stopping"]
+)
+def test_a_bad_loss_never_ends_as_done(tmp_path: Path, options: list[str]) -> None:
+    """The step that ruins the weights may be the last one, whose own loss was still good."""
+    with pytest.raises(RunFailed):
+        run(tmp_path, "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=1", *options)
+    assert records.read(tmp_path)["status"] == "failed"
+
+
+def test_a_row_holds_only_its_own_epochs_validation(tmp_path: Path) -> None:
+    record = run(tmp_path, "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
+    assert [bool(row["val/loss"]) for row in metrics(tmp_path)] == [False, True, False]
+    assert record["val"]["accuracy"] is None
+    assert record["best_val"]["epoch"] == 2
+
+
+def test_a_run_that_ends_inside_an_epoch(tmp_path: Path) -> None:
+    record = run(tmp_path, "trainer.max_steps=8")
+    assert (record["status"], record["steps"]) == ("done", 8)
+    rows = metrics(tmp_path)
+    assert [row["step"] for row in rows] == ["6", "8"]
+    assert rows[0]["train/loss"] != rows[1]["train/loss"]
+    with pytest.raises(UserError, match="ended in the middle of an epoch"):
+        run(tmp_path, "trainer.max_steps=20", f"resume={tmp_path}")
+
+
+def test_a_run_ended_by_early_stopping_stays_ended(tmp_path: Path) -> None:
+    options = ["reg=early_stopping", "reg.early_stopping.patience=1", "optimizer.lr=1e-30"]
+    run(tmp_path, *options, "trainer.max_epochs=9")
+    again = run(tmp_path, *options, "trainer.max_epochs=9", f"resume={tmp_path}")
+    assert (again["status"], again["epochs"]) == ("done", 2)
+
+
+def test_a_resume_needs_a_whole_checkpoint_and_forgets_the_old_score(tmp_path: Path) -> None:
+    run(tmp_path, "trainer.max_epochs=1")
+    assert run(tmp_path, "test=false", f"resume={tmp_path}")["test"] == records.EMPTY["test"]
+    with pytest.raises(UserError, match=r"2 epochs behind it"):
+        run(tmp_path, "trainer.max_epochs=1", f"resume={tmp_path}")
+    last = tmp_path / "checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        run(tmp_path, "trainer.max_epochs=3", f"resume={tmp_path}")
+    last.unlink()
+    with pytest.raises(UserError, match=r"last\.ckpt is missing"):
+        run(tmp_path, "trainer.max_epochs=3", f"resume={tmp_path}")
+    assert records.read(tmp_path)["status"] == "done"
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_interrupts_with_the_last_epoch_saved(tmp_path: Path, number: int, code: int) -> None:
+    line = [sys.executable, "train.py", *QUICK, "trainer.max_epochs=10000", f"hydra.run.dir={tmp_path}/run"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(line, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for said in process.stdout:
+            if said.startswith("epoch 3/"):
+                process.send_signal(number)
+                break
+        process.stdout.read()
+        assert process.wait(timeout=60) == code
+    record = records.read(tmp_path / "run")
+    assert record["status"] == "interrupted"
+    checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] + 1 == record["epochs"] >= 3
 
 
 def test_a_run_without_validation(tmp_path: Path) -> None:

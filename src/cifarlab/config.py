@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +23,7 @@ from typing import Annotated, Any, Literal, Union
 
 from cifarlab import types as bounds
 from cifarlab.errors import UserError
-from cifarlab.types import Count, Natural, Within
+from cifarlab.types import Count, Seed
 
 # the only places a `_target_` may name: a configuration from a stranger can call nothing else
 TARGETS = {
@@ -34,24 +35,54 @@ TARGETS = {
     "logger": "cifarlab.runs.loggers",
 }
 ROOT: dict[str, Any] = {
-    "seed": Natural,
+    "seed": Seed,
     "test": bool,
     "test_weights": Literal["last", "best"],
     "resume": str | None,
     "start_from": str | None,
 }
+
+
+@dataclass(frozen=True)
+class Only:
+    """The one value that a run can have, and why it can have no other."""
+
+    value: Any
+    why: str
+
+    def __contains__(self, value: Any) -> bool:
+        return bool(value == self.value)
+
+    @property
+    def says(self) -> str:
+        return f"{show(self.value)}, because {self.why}"
+
+
 # Trainer arguments whose annotation in Lightning says less than we can
 TRAINER: dict[str, Any] = {
     "accelerator": Literal["auto", "cpu", "gpu"],
-    "precision": Literal["auto", "32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true"],
+    "precision": Literal["auto", "32-true", "bf16-mixed", "16-mixed"],
     "max_epochs": Count | Literal[-1],
     "max_steps": Count | Literal[-1],
     "accumulate_grad_batches": Count,
     "check_val_every_n_epoch": Count,
     "gradient_clip_val": bounds.NonNegative | None,
+    "limit_train_batches": bounds.Positive | None,
     "enable_progress_bar": bool | Literal["auto"],
+    "num_sanity_val_steps": Annotated[Any, Only(0, "only the scores of an epoch are recorded")],
+    "overfit_batches": Annotated[Any, Only(0.0, "all parts of the data keep their images")],
+    "fast_dev_run": Annotated[Any, Only(False, "it would leave no checkpoint (trainer=smoke is short)")],
+    "barebones": Annotated[Any, Only(False, "a run is recorded")],
+    "enable_checkpointing": Annotated[Any, Only(True, "a run is resumed and scored from its checkpoints")],
+    "reload_dataloaders_every_n_epochs": Annotated[Any, Only(0, "the images stay in memory")],
 }
 TRAINER_OURS = ("callbacks", "logger", "plugins", "default_root_dir")  # the run's own, not the user's
+# the kinds of regularizer (`cifarlab.regularizers.base`) of which a run has one
+ONE_PLACE = {
+    "DropoutRates": "set of dropout rates",
+    "Normalization": "normalization",
+    "Smoothing": "label smoothing",
+}
 
 
 class WrongKey(UserError):
@@ -94,25 +125,168 @@ def check(config: Mapping[str, Any]) -> None:
 
 def check_together(config: Mapping[str, Any]) -> None:
     """What no key can say alone."""
-    data = config["data"]
-    fold, folds, validation = (data.get(key) for key in ("fold", "folds", "validation"))
+    check_folds(config["data"])
+    check_validation(config)
+    check_optimizer(config["optimizer"])
+    check_length(config["scheduler"], config["trainer"])
+    check_regularizers(config["reg"])
+    if config["model"]["_target_"] == "cifarlab.models.plain.ConvNet":
+        check_blocks(config["model"], own_rates="DropoutRates" not in chosen_kinds(config["reg"]))
+    check_limits(config["trainer"], config["test"])
+
+
+def check_folds(data: Mapping[str, Any]) -> None:
+    fold, folds = data.get("fold"), data.get("folds")
     if folds == 1:
         raise WrongKey("data.folds=1: expected a whole number of 2 or more.", "data.folds")
-    if None not in (fold, folds) and fold >= folds:
+    if fold is not None and folds is not None and fold >= folds:
         message = f"data.fold={fold}: expected 0 to {folds - 1}, because data.folds={folds}."
         raise WrongKey(message, "data.fold", "data.folds")
-    if validation not in ("none", "test"):
+
+
+def check_validation(config: Mapping[str, Any]) -> None:
+    """Whatever chooses by validation has one, and not one on the test images."""
+    trainer, validation = config["trainer"], config["data"].get("validation")
+    every, epochs = trainer.get("check_val_every_n_epoch") or 1, trainer.get("max_epochs", -1)
+    if validation == "none":
+        key, problem = (
+            "data.validation",
+            "needs validation images: type data.validation=split instead of none",
+        )
+    elif trainer.get("limit_val_batches") == 0:
+        key, problem = (
+            "trainer.limit_val_batches",
+            "needs validation: let trainer.limit_val_batches be above 0",
+        )
+    elif 0 < epochs < every:
+        key = "trainer.check_val_every_n_epoch"
+        problem = f"needs validation, but trainer.max_epochs={epochs} ends before {key}={every}"
+    elif validation == "test":
+        key = "data.validation"
+        problem = "would choose by the test images: type data.validation=split instead of test"
+    else:
         return
     choosing = {
-        "reg=early_stopping": ("reg", "early_stopping" in config["reg"]),
+        "reg=early_stopping": ("reg", "StoppingRule" in chosen_kinds(config["reg"])),
         "scheduler=plateau": ("scheduler", config["scheduler"]["_target_"].endswith(".plateau")),
         "test_weights=best": ("test_weights", config["test_weights"] == "best"),
     }
-    problem = "needs validation images" if validation == "none" else "would choose by the test images"
-    for wish, (key, wanted) in choosing.items():
+    for wish, (choice, wanted) in choosing.items():
         if wanted:
-            message = f"{wish} {problem}: type data.validation=split instead of {validation}."
-            raise WrongKey(message, "data.validation", key)
+            raise WrongKey(f"{wish} {problem}.", key, choice)
+
+
+def check_optimizer(optimizer: Mapping[str, Any]) -> None:
+    if optimizer.get("nesterov") and not optimizer.get("momentum"):
+        message = "optimizer.nesterov=true needs optimizer.momentum above 0, for example 0.9."
+        raise WrongKey(message, "optimizer.momentum", "optimizer.nesterov")
+    betas = optimizer.get("betas")
+    if betas is not None and len(betas) != 2:
+        message = f"optimizer.betas={show(betas)}: expected two numbers, such as [0.9,0.999]."
+        raise WrongKey(message, "optimizer.betas")
+
+
+def check_length(scheduler: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+    """A schedule that ends with the run needs to know when that is."""
+    name = scheduler["_target_"].rpartition(".")[2]
+    by_steps = scheduler.get("interval", "step") == "step" and trainer.get("max_steps", -1) != -1
+    if name in ("cosine", "one_cycle") and trainer.get("max_epochs") == -1 and not by_steps:
+        raise WrongKey(
+            f"scheduler={name} needs to know the length of the run: set trainer.max_epochs to 1 or more "
+            "(trainer.max_steps does if scheduler.interval=step).",
+            "trainer.max_epochs",
+            "scheduler",
+        )
+
+
+def check_regularizers(reg: Mapping[str, Any]) -> None:
+    for kind, what in ONE_PLACE.items():
+        names = [name for name, part in reg.items() if kind in kinds(part["_target_"])]
+        if len(names) > 1:
+            message = f"reg holds {' and '.join(names)}, but a run has one {what}; choose one of them."
+            raise WrongKey(message, "reg")
+    for name, part in reg.items():
+        if {"low", "high"} <= part.keys() and part["low"] > part["high"]:
+            low, high = part["low"], part["high"]
+            message = f"reg.{name}.low={low} is above reg.{name}.high={high}; write the smaller one as low."
+            raise WrongKey(message, f"reg.{name}.low", f"reg.{name}.high")
+
+
+def check_blocks(model: Mapping[str, Any], own_rates: bool) -> None:
+    """Whether a ConvNet's lists fit each other, and leave a pixel of the image."""
+    blocks, padding, rates = model["blocks"], model["padding"], model.get("dropout")
+    size = 32
+    for block in blocks:
+        if not 1 <= len(block) <= len(padding):
+            raise WrongKey(
+                f"model.blocks={show(blocks)}: expected 1 to {len(padding)} convolutions in each block, one "
+                f"for each entry of model.padding={show(padding)}.",
+                "model.blocks",
+                "model.padding",
+            )
+        # each valid convolution takes a pixel from every edge, the pool at the end halves
+        size = (size - 2 * padding[: len(block)].count("valid")) // 2
+    if size < 1:
+        message = f"model.blocks={show(blocks)} leaves no pixel of a 32 x 32 image; take fewer blocks."
+        raise WrongKey(message, "model.blocks", "model.padding")
+    places = len(blocks) + len(model["dense"])
+    if own_rates and rates and len(rates) != places:
+        raise WrongKey(
+            f"model.dropout={show(rates)}: expected {places} rates, one after each of {len(blocks)} pools "
+            f"and {len(model['dense'])} dense layers.",
+            "model.dropout",
+            "model.blocks",
+            "model.dense",
+        )
+
+
+def check_limits(trainer: Mapping[str, Any], test: bool) -> None:
+    if test and trainer.get("limit_test_batches") == 0:
+        message = (
+            "trainer.limit_test_batches=0: nothing would be tested; type test=false to leave the test out."
+        )
+        raise WrongKey(message, "trainer.limit_test_batches", "test")
+    time = trainer.get("max_time")
+    if time is not None and not re.search("[1-9]", str(time)):
+        message = (
+            f"trainer.max_time={show(time)}: expected more than no time, such as 00:01:00:00 for an hour."
+        )
+        raise WrongKey(message, "trainer.max_time")
+
+
+def check_sweep(config: Mapping[str, Any]) -> None:
+    """Refuse in a sweep what starts the command anew in each of its processes.
+
+    Raises:
+        WrongKey: when the job would take several processes.
+    """
+    trainer = config["trainer"]
+    devices, strategy = trainer.get("devices", 1), str(trainer.get("strategy"))
+    if isinstance(devices, int) and devices != -1:
+        several = devices > 1
+    elif isinstance(devices, list):
+        several = len(devices) > 1
+    else:
+        several = "ddp" in strategy
+    if (several or trainer.get("num_nodes", 1) > 1) and not strategy.endswith("_spawn"):
+        raise WrongKey(
+            f"trainer.devices={show(devices)}: each process would start the sweep again; sweep with one "
+            "device, or type trainer.strategy=ddp_spawn.",
+            "trainer.devices",
+            "trainer.strategy",
+            "trainer",
+        )
+
+
+def groups(conf: Path) -> list[str]:
+    """The names of the groups in that folder of YAMLs."""
+    return sorted(path.name for path in conf.glob("*/"))
+
+
+def options(conf: Path, group: str) -> list[str]:
+    """The names that `group=` takes."""
+    home = conf / group
+    return sorted(path.relative_to(home).with_suffix("").as_posix() for path in home.rglob("*.yaml"))
 
 
 def check_mapping(key: str, node: Any) -> Mapping[str, Any]:
@@ -208,7 +382,7 @@ def describe(annotation: Any) -> str:
     """What `conforms` accepts, in words."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is Annotated:
-        return next(part.says for part in arguments[1:] if isinstance(part, Within))
+        return str(arguments[1].says)
     if origin is Literal:
         return ("one of " if len(arguments) > 1 else "") + ", ".join(map(str, arguments))
     if origin in (Union, types.UnionType):
@@ -264,6 +438,23 @@ def signature(target: str) -> dict[str, Parameter] | None:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and definition.decorator_list
     }
     return base_signature(module, definition) | fields
+
+
+@cache
+def kinds(target: str) -> frozenset[str]:
+    """The names of all base classes of the class of that dotted name."""
+    module, _, name = target.rpartition(".")
+    source = parse(module)
+    definition = source and find(source, name)
+    if not isinstance(definition, ast.ClassDef):
+        return frozenset()
+    names = {base.id for base in definition.bases if isinstance(base, ast.Name)}
+    return frozenset(names).union(*(kinds(f"{origin_of(module, base)}.{base}") for base in names))
+
+
+def chosen_kinds(reg: Mapping[str, Any]) -> frozenset[str]:
+    """The kinds of all regularizers that a run holds."""
+    return frozenset().union(*(kinds(part["_target_"]) for part in reg.values()))
 
 
 def base_signature(module: str, definition: ast.ClassDef) -> dict[str, Parameter]:

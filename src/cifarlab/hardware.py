@@ -42,9 +42,7 @@ def has_fast_bfloat16(device: str) -> bool:
 
 def choose_precision(accelerator: str) -> str:
     """For `trainer.precision=auto`: bfloat16 with float32 weights where the hardware has it, else float32."""
-    device = accelerator
-    if accelerator in ("auto", "gpu"):
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = "cuda" if accelerator == "gpu" and torch.cuda.is_available() else "cpu"
     return "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
 
 
@@ -64,12 +62,15 @@ def cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
-def settle_precision(trainer: dict[str, Any]) -> dict[str, Any]:
-    """`trainer`'s keys with `precision=auto` decided, as Lightning takes them."""
+def settle(trainer: dict[str, Any]) -> dict[str, Any]:
+    """A copy of `trainer`'s keys with `accelerator=auto` and `precision=auto` decided."""
+    trainer = dict(trainer)
+    if trainer["accelerator"] == "auto":  # Lightning's auto also takes Apple's GPU, which has no float64
+        trainer["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
     torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
     if trainer.get("precision") == "auto":
         precision = choose_precision(trainer["accelerator"])
         why = "bfloat16 is in hardware here" if precision == "bf16-mixed" else "no bfloat16 in hardware here"
         log.info(f"Precision {precision}: {why}.")
-        trainer = {**trainer, "precision": precision}
+        trainer["precision"] = precision
     return trainer

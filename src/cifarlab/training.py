@@ -7,17 +7,19 @@ import os
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_method, instantiate
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from hydra.utils import instantiate
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.utilities.model_summary import ModelSummary
+from torch import Tensor, nn
 
 from cifarlab import hardware
 from cifarlab.data.module import ImageData
@@ -25,8 +27,14 @@ from cifarlab.errors import RunFailed, UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.regularizers import Regularization
 from cifarlab.runs import record as records
-from cifarlab.runs.callbacks import Bar, EpochSeed, RunRecord, peak_memory_bytes
-from cifarlab.runs.checkpoints import AtomicCheckpointIO, load_weights, save_weights
+from cifarlab.runs.callbacks import Bar, EpochSeed, RunRecord, Stopping, peak_memory_bytes
+from cifarlab.runs.checkpoints import (
+    AtomicCheckpointIO,
+    RunCheckpoint,
+    load_weights,
+    read_checkpoint,
+    save_weights,
+)
 
 log = logging.getLogger(__name__)
 
@@ -47,59 +55,91 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
         KeyboardInterrupt: stopped by Ctrl-C, with the last finished epoch saved.
         SystemExit: with code 143, stopped by SIGTERM, likewise.
     """
-    started = time.perf_counter()
     quiet()
-    trainer_options = hardware.settle_precision(config["trainer"])
     regularization = Regularization([instantiate(part) for part in config["reg"].values()])
     data: ImageData = instantiate(config["data"], seed=config["seed"], regularization=regularization)
     data.setup()
     hardware.keep_memory()  # behind the data, whose preparation would otherwise be kept as well
     model = make_model(config, data, regularization)
-
-    resuming = config["resume"] is not None
-    record = records.read(folder) if resuming else records.new(config, overrides, choices)
-    if resuming and 0 < config["trainer"]["max_epochs"] < record["epochs"]:
-        raise UserError(
-            f"resume={folder}: that run has {record['epochs']} epochs behind it; trainer.max_epochs="
-            f"{config['trainer']['max_epochs']} must be no less."
-        )
-    record |= {"status": "running", "error": None, "finished": None, "overrides": overrides}
-    record |= {"config_hash": records.config_hash(config)}
-    record["data"] |= describe_data(data)
-    record["model"]["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    record = records.new(config, choices) if config["resume"] is None else records.read(folder)
+    checkpoint = starting_point(config, folder, record, model)
     recorder = RunRecord(folder, record, validates_on_test=data.validation == "test")
-    trainer = make_trainer(
-        config, trainer_options, folder, regularization, recorder, validates=data.counts["val"] > 0
-    )
-    device = trainer.strategy.root_device
-    record["environment"] |= records.environment() | {
-        "device": hardware.describe(device),
-        "precision": trainer.precision,
-        "threads": torch.get_num_threads(),
-    }
-    if trainer.is_global_zero:
-        records.write_config(folder, {**config, "resume": None})
-        records.write(folder, record)
-        log.info(str(layers(model)))
+    trainer = make_trainer(config, folder, regularization, recorder, validates=data.counts["val"] > 0)
+    record |= describe(config, overrides, data, model, trainer)
 
-    outcome = {"status": "failed"}
-    try:
-        last = folder / "checkpoints" / "last.ckpt"
-        if config["start_from"] is not None and not resuming:
-            load_weights(model, Path(config["start_from"]), "last")
-        trainer.fit(model, data, ckpt_path=last if resuming and last.is_file() else None)
+    with recorded(record, recorder, trainer, folder):
+        if trainer.is_global_zero:
+            records.write_config(folder, {**config, "resume": None})
+            log.info(layers(model))
+        trainer.fit(model, data, ckpt_path=checkpoint)
         if config["test"]:
             record["test"] = score_test_images(trainer, model, data, folder, config["test_weights"])
         if trainer.is_global_zero:
             save_weights(model, folder / "weights.safetensors")
+
+    if trainer.is_global_zero:
+        log_hyperparameters(trainer.logger, config, record)
+        log.info(summary(record, folder))
+    return record
+
+
+def starting_point(config: Config, folder: Path, record: dict[str, Any], model: Classifier) -> Path | None:
+    """The checkpoint that a resumed run goes on from; for `start_from` the model gets that run's weights.
+
+    Raises:
+        UserError: the checkpoint is missing or damaged, or the run cannot be resumed.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if record["epochs"]:
+        limit = config["trainer"]["max_epochs"]
+        if 0 < limit < record["epochs"]:
+            raise UserError(
+                f"resume={folder}: that run has {record['epochs']} epochs behind it; expected "
+                f"trainer.max_epochs of no less, not {limit}."
+            )
+        if not read_checkpoint(last)["callbacks"]["RunRecord"].get("whole_epoch", True):
+            raise UserError(
+                f"resume={folder}: that run ended in the middle of an epoch, from where none can be resumed; "
+                f"start a new one from its weights with start_from={folder}."
+            )
+        return last
+    if config["start_from"] is not None:
+        weights = Path(config["start_from"]) / "checkpoints" / "last.ckpt"
+        load_weights(model, weights, scaling=False)
+    return None
+
+
+@contextmanager
+def recorded(
+    record: dict[str, Any], recorder: RunRecord, trainer: pl.Trainer, folder: Path
+) -> Iterator[None]:
+    """Writes the record when the run starts and when it ends, with how it ended.
+
+    Raises:
+        UserError: for what Lightning says of a configuration when the fit begins.
+        KeyboardInterrupt, SystemExit: stopped by Ctrl-C, or with code 143 by SIGTERM.
+    """
+    started, device = time.perf_counter(), trainer.strategy.root_device
+    outcome: dict[str, Any] = {"status": "failed"}
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    if trainer.is_global_zero:
+        records.write(folder, record)
+    try:
+        yield
         outcome = {"status": "done"}
     except (UserError, RunFailed) as error:
         outcome["error"] = str(error)
         raise
-    except (KeyboardInterrupt, SystemExit):
+    except MisconfigurationException as error:
+        outcome["error"] = f"trainer: {error}"
+        raise UserError(outcome["error"]) from error
+    except (KeyboardInterrupt, SystemExit) as stop:
         # Lightning has made one SystemExit of both signals
-        ctrl_c = isinstance(recorder.stopped_by, KeyboardInterrupt)
+        ctrl_c = isinstance(recorder.stopped_by or stop, KeyboardInterrupt)
         outcome = {"status": "interrupted", "error": "stopped by Ctrl-C" if ctrl_c else "stopped by SIGTERM"}
+        if trainer.is_global_zero:
+            log.info(f"{outcome['error'].capitalize()}; to go on: python train.py 'resume={folder}'")
         raise (KeyboardInterrupt if ctrl_c else SystemExit(143)) from None
     except BaseException as error:
         outcome["error"] = f"{type(error).__name__}: {error}"
@@ -109,44 +149,38 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
         record["wall_seconds"] = (record["wall_seconds"] or 0) + time.perf_counter() - started
         if trainer.is_global_zero:
             records.write(folder, record)
-    if trainer.is_global_zero:
-        log_hyperparameters(trainer.logger, config, record)
-        log.info(summary(record, folder))
-    return record
 
 
 def make_model(config: Config, data: ImageData, regularization: Regularization) -> Classifier:
     """The network, its initial weights drawn from the seed."""
     pl.seed_everything(config["seed"], verbose=False)
-    optimizer, scheduler = ({**config[group]} for group in ("optimizer", "scheduler"))
     assert data.set is not None
     model: Classifier = instantiate(
         config["model"],
         num_classes=len(data.set.classes),
         regularization=regularization,
         scaling=data.make_scaling(),
+        optimizer=instantiate(config["optimizer"], _partial_=True, _convert_="all"),
+        scheduler=instantiate(config["scheduler"], _partial_=True, _convert_="all"),
         _convert_="all",
     )
-    model.make_optimizer = partial(get_method(optimizer.pop("_target_")), **optimizer)
-    model.make_scheduler = partial(get_method(scheduler.pop("_target_")), **scheduler)
     model.superclass_of = data.superclass_of
     return model.to(memory_format=model.memory_format)  # as the images: else each step reorders the weights
 
 
 def make_trainer(
-    config: Config,
-    options: Config,
-    folder: Path,
-    regularization: Regularization,
-    recorder: RunRecord,
-    validates: bool,
+    config: Config, folder: Path, regularization: Regularization, recorder: RunRecord, validates: bool
 ) -> pl.Trainer:
     """Lightning's Trainer with the checkpoints, the record and the logger of a run."""
-    checkpoints = partial(ModelCheckpoint, folder / "checkpoints", enable_version_counter=False)
+    options = hardware.settle(config["trainer"])
+    checkpoints = partial(RunCheckpoint, folder / "checkpoints", enable_version_counter=False)
     callbacks: list[Callback] = [EpochSeed(config["seed"]), recorder]
     callbacks += [
-        EarlyStopping(
-            rule.monitor, patience=rule.patience, mode="min" if rule.monitor == "val/loss" else "max"
+        Stopping(
+            rule.monitor,
+            patience=rule.patience,
+            mode="min" if rule.monitor == "val/loss" else "max",
+            check_finite=False,  # a loss that is not finite fails the run; this would end it as done
         )
         for rule in regularization.stopping
     ]
@@ -155,7 +189,7 @@ def make_trainer(
     # behind the best one, whose score it saves; ModelCheckpoint(save_last=True) would move only with the best
     callbacks.append(checkpoints(filename="last", save_on_train_epoch_end=True))
     if options["enable_progress_bar"] == "auto":
-        options = {**options, "enable_progress_bar": sys.stderr.isatty()}
+        options["enable_progress_bar"] = sys.stderr.isatty()
     if options["enable_progress_bar"]:
         callbacks.append(Bar(refresh_rate=20))
     logger: Logger | bool = False
@@ -173,35 +207,70 @@ def score_test_images(
 ) -> dict[str, Any]:
     """The record's `test`: accuracy and loss on the test images with the `last` or `best` weights."""
     if weights == "best":
-        load_weights(model, folder, "best")
-    scores = trainer.test(model, data, verbose=False)[0]
-    return {
-        "accuracy": scores["test/accuracy"],
-        "superclass_accuracy": scores.get("test/superclass_accuracy"),
-        "loss": scores["test/loss"],
-        "images": model.scored_images,
-        "weights": weights,
-    }
+        load_weights(model, folder / "checkpoints" / "best.ckpt")
+    trainer.test(model, data, verbose=False)
+    return {**records.EMPTY["test"], **model.scores, "weights": weights}
 
 
-def describe_data(data: ImageData) -> dict[str, Any]:
+def describe(
+    config: Config, overrides: list[str], data: ImageData, model: Classifier, trainer: pl.Trainer
+) -> dict[str, Any]:
+    """The record's keys that are known when a run starts; the scores of an earlier part no longer count."""
     assert data.set is not None
     counts = data.counts
     return {
-        "name": data.name,
-        "num_classes": len(data.set.classes),
-        "train_images": counts["train"],
-        "val_images": counts["val"],
-        "test_images": counts["test"],
-        "validation": data.validation,
-        "fingerprint": data.fingerprint,
+        "status": "running",
+        "error": None,
+        "finished": None,
+        "overrides": overrides,
+        "config_hash": records.config_hash(config),
+        "test": dict(records.EMPTY["test"]),
+        "data": {
+            "name": data.name,
+            "num_classes": len(data.set.classes),
+            "train_images": counts["train"],
+            "val_images": counts["val"],
+            "test_images": counts["test"],
+            "validation": data.validation,
+            "fingerprint": data.fingerprint,
+        },
+        "model": {"parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)},
+        "environment": {
+            **records.environment(),
+            "device": hardware.describe(trainer.strategy.root_device),
+            "precision": trainer.precision,
+            "threads": torch.get_num_threads(),
+        },
     }
 
 
-def layers(model: Classifier) -> ModelSummary:
-    """The table of layers with their shapes and parameters."""
-    model.example_input_array = torch.zeros(1, 3, 32, 32)
-    return ModelSummary(model, max_depth=2)
+def layers(model: Classifier) -> str:
+    """A table of the layers with the shape they put out for one image and their parameters."""
+    rows: list[tuple[str, str, str, str]] = []
+
+    def note(name: str, layer: nn.Module) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            count = sum(p.numel() for p in layer.parameters(recurse=False))
+            rows.append((name, type(layer).__name__, " x ".join(map(str, output.shape[1:])), f"{count:,}"))
+
+        return hook
+
+    leaves = [(n, m) for n, m in model.named_modules() if n and next(m.children(), None) is None]
+    handles = [layer.register_forward_hook(note(name, layer)) for name, layer in leaves]
+    model.eval()
+    with torch.no_grad():
+        model(torch.zeros(1, 3, 32, 32))
+    model.train()
+    for handle in handles:
+        handle.remove()
+    rows.insert(0, ("layer", "kind", "output", "parameters"))
+    rows.append(("", "", "total", f"{sum(p.numel() for p in model.parameters()):,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (
+        f"{name:<{widths[0]}}  {kind:<{widths[1]}}  {shape:>{widths[2]}}  {count:>{widths[3]}}"
+        for name, kind, shape, count in rows
+    )
+    return "\n".join(lines)
 
 
 def log_hyperparameters(logger: Logger | None, config: Config, record: dict[str, Any]) -> None:
@@ -209,11 +278,11 @@ def log_hyperparameters(logger: Logger | None, config: Config, record: dict[str,
     if not isinstance(logger, TensorBoardLogger):
         return
     choices = {name: "+".join(v) if isinstance(v, list) else str(v) for name, v in record["choices"].items()}
+    kept = {group: config[group] for group in ("model", "reg", "data", "optimizer", "scheduler", "trainer")}
     scalars = {
-        f"{group}.{key}": value
-        for group in ("model", "optimizer", "scheduler", "data")
-        for key, value in config[group].items()
-        if isinstance(value, (int, float, str)) and key not in ("_target_", "root")
+        key: value
+        for key, value in flat(kept).items()
+        if isinstance(value, (int, float, str)) and key.rpartition(".")[2] not in ("_target_", "root")
     }
     figures = {
         "final/test_accuracy": record["test"]["accuracy"],
@@ -224,6 +293,14 @@ def log_hyperparameters(logger: Logger | None, config: Config, record: dict[str,
     metrics = {name: value for name, value in figures.items() if value is not None}
     logger.log_hyperparams({"seed": config["seed"], **choices, **scalars}, metrics)
     logger.finalize("success")
+
+
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, its keys dotted."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+    parts = (flat(value, f"{prefix}.{key}".lstrip(".")) for key, value in node.items())
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def summary(record: dict[str, Any], folder: Path) -> str:
@@ -237,7 +314,7 @@ def summary(record: dict[str, Any], folder: Path) -> str:
     if test["superclass_accuracy"] is not None:
         lines.append(f"Superclass accuracy {test['superclass_accuracy']:.2%}.")
     if record["data"]["validation"] == "test":
-        lines.append("This run validated on the test images, so its choices may have seen them.")
+        lines.append("This run validated on the test images: its validation figures are test figures.")
     epochs, speed = record["epochs"], record["images_per_second"]
     if speed:
         span = f"{epochs} epoch{'s' * (epochs != 1)}, {record['train_seconds']:.0f} s of training"
@@ -253,6 +330,7 @@ def quiet() -> None:
     for useless in (
         ".*does not have many workers.*",
         ".*Checkpoint directory .* exists and is not empty.*",
+        ".*sync_dist=True.*",
         ".*The number of training batches .* is smaller than the logging interval.*",
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Total length of `list` across ranks is zero.*",

@@ -66,4 +66,3 @@ def test_a_tally_names_the_first_bad_batch() -> None:
     for loss in (1.0, float("inf"), float("nan")):
         tally.add(torch.tensor([loss]), torch.tensor([True]))
     assert (tally.first_bad(0), tally.first_bad(2)) == (1, 2)
-    assert Tally.first_bad(tally, 0) == 1

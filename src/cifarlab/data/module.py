@@ -36,7 +36,7 @@ class Indexed(Dataset[tuple[Tensor, Tensor]]):
         return len(self.index)
 
     def __getitem__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        chosen = self.index[positions.to(self.index.device)]
+        chosen = self.index[positions.to(self.index.device, non_blocking=True)]
         return self.images[chosen], self.labels[chosen]
 
 
@@ -130,24 +130,33 @@ class ImageData(pl.LightningDataModule, ABC):
         """Load and split, once."""
         if self.set is not None:
             return
-        self.set = self.load()
+        try:
+            self.set = self.load()
+        except OSError as error:
+            raise UserError(f"data={self.name} cannot be loaded: {error}.") from error
+        self.check_set(self.set)
         labels = self.set.train_labels.numpy()
         train, val = np.arange(len(labels)), np.empty(0, dtype=np.int64)
         if self.validation not in ("test", "none"):
             train, val = hold_out(labels, self.validation, self.split, self.folds, self.fold)  # type: ignore[arg-type]
         self.train_index, self.val_index = torch.from_numpy(train), torch.from_numpy(val)
-        if self.drop_last and self.batch_size > len(train):
-            raise UserError(
-                f"data.batch_size={self.batch_size} with data.drop_last=true leaves no batch of the "
-                f"{len(train)} training images; take a smaller batch."
-            )
-        if self.regularization.normalization and not self.drop_last and len(train) % self.batch_size == 1:
-            raise UserError(
-                f"data.batch_size={self.batch_size} leaves a last batch of one of the {len(train)} training "
-                "images, which batch norm cannot normalize; set data.drop_last=true or another batch size."
-            )
         digest = hashlib.sha256(self.set.fingerprint.encode() + train.tobytes() + val.tobytes())
         self.fingerprint = digest.hexdigest()[:16]
+
+    def check_set(self, loaded: DataSet) -> None:
+        """Refuse images that the networks do not take, and labels without a class."""
+        for part in ("train", "test"):
+            images, labels = getattr(loaded, f"{part}_images"), getattr(loaded, f"{part}_labels")
+            if images.dtype != torch.uint8 or images.shape[1:] != (3, 32, 32) or len(images) != len(labels):
+                raise UserError(
+                    f"data={self.name}: expected as many labels as {part} images, uint8 (N, 3, 32, 32); "
+                    f"there are {len(labels)} labels, and images {images.dtype} {tuple(images.shape)}."
+                )
+            if not 0 <= int(labels.min()) <= int(labels.max()) < len(loaded.classes):
+                raise UserError(
+                    f"data={self.name}: expected {part} labels from 0 to {len(loaded.classes) - 1}, one a "
+                    f"class; they go from {int(labels.min())} to {int(labels.max())}."
+                )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -174,40 +183,51 @@ class ImageData(pl.LightningDataModule, ABC):
         chosen = images if self.scaling in ("unit", "raw") else images[self.train_index]
         return make_scaling(self.scaling, chosen)
 
-    def batches(self, images: Tensor, labels: Tensor, index: Tensor, training: bool = False) -> DataLoader:
-        device = torch.device("cpu")
-        rank, world = 0, 1
+    def batches(self, part: Literal["train", "test"], index: Tensor, training: bool = False) -> DataLoader:
+        assert self.set is not None
+        device, rank, world = torch.device("cpu"), 0, 1
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             rank, world = self.trainer.global_rank, self.trainer.world_size
-        # on a GPU the whole set lives there: 150 MB, and no copy while training
-        indexed = Indexed(*(t.to(device) for t in (images, labels, index)))
-        sampler = (
-            Batches(len(indexed), self.batch_size, self.seed, self.drop_last, rank, world)
-            if training
-            else Batches(len(indexed), self.eval_batch_size, rank=rank, world=world)
-        )
+        for name, tensor in self.set.tensors().items():
+            setattr(self.set, name, tensor.to(device))  # on a GPU the set lives there: no copy while training
+        images, labels = (getattr(self.set, f"{part}_{kind}") for kind in ("images", "labels"))
+        indexed = Indexed(images, labels, index.to(device))
+        if training:
+            self.check_last_batch(len(index), world)
+            sampler = Batches(len(index), self.batch_size, self.seed, self.drop_last, rank, world)
+        else:
+            sampler = Batches(len(index), self.eval_batch_size, rank=rank, world=world)
         # a generator of its own: the loader draws a number for each pass, and Lightning starts the first pass
         # of a resumed run behind the epoch's seed, all others before it
         return DataLoader(indexed, sampler=sampler, batch_size=None, generator=torch.Generator())
 
+    def check_last_batch(self, images: int, world: int) -> None:
+        """Refuse batch sizes that leave a process without images, or batch norm with a single one."""
+        batch = self.batch_size * world
+        left = images % batch
+        needed = world * (2 if self.regularization.normalization else 1)
+        if self.drop_last and images < batch:
+            raise UserError(
+                f"data.batch_size={self.batch_size} with data.drop_last=true leaves no batch of the {images} "
+                "training images; take a smaller batch."
+            )
+        if not self.drop_last and 0 < left < needed:
+            raise UserError(
+                f"data.batch_size={self.batch_size} leaves a last batch of {left} of the {images} training "
+                f"images, where {needed} are needed; set data.drop_last=true or another batch size."
+            )
+
     def train_dataloader(self) -> DataLoader:
-        assert self.set is not None
-        return self.batches(self.set.train_images, self.set.train_labels, self.train_index, training=True)
+        return self.batches("train", self.train_index, training=True)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        assert self.set is not None
         if self.validation == "none":
             return []
-        if self.validation == "test":
-            return self.test_dataloader()
-        return self.batches(self.set.train_images, self.set.train_labels, self.val_index)
+        return self.test_dataloader() if self.validation == "test" else self.batches("train", self.val_index)
 
     def test_dataloader(self) -> DataLoader:
-        assert self.set is not None
-        return self.batches(
-            self.set.test_images, self.set.test_labels, torch.arange(len(self.set.test_labels))
-        )
+        return self.batches("test", torch.arange(self.counts["test"]))
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor], dataloader_idx: int

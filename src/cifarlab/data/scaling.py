@@ -59,9 +59,13 @@ class Whitening(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         flat = pixels.flatten(1) / 255 - self.mean
-        # whitening in bfloat16 would lose what it is there to bring out
+        # in bfloat16 or TF32 the rounding would be as large as the small eigenvalues that this brings out
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
         with torch.autocast(pixels.device.type, enabled=False):
-            return (flat @ self.matrix).view_as(pixels)
+            white = flat @ self.matrix
+        torch.set_float32_matmul_precision(precision)
+        return white.view_as(pixels)
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

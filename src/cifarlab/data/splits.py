@@ -52,7 +52,10 @@ def hold_out(
         wanted = 0.1 if validation == "split" else validation
         count = int(wanted) if isinstance(wanted, int) else round(wanted * images)
         if not 0 < count < images:
-            raise UserError(f"data.validation={validation} holds out {count} of {images} training images.")
+            raise UserError(
+                f"data.validation={validation} holds out {count} of {images} training images; expected at "
+                "least one, and at least one left to train on."
+            )
         held = np.zeros(images, dtype=bool)
         ranked = np.argsort(shares, kind="stable") if how == "stratified" else np.arange(images)[::-1]
         held[ranked[:count]] = True

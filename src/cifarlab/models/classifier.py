@@ -6,7 +6,6 @@ images (N, 3, 32, 32) to logits (N, num_classes). Its own arguments are the keys
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +67,7 @@ class Classifier(pl.LightningModule):
     """
 
     net: nn.Module
+    superclass_of: Tensor | None
 
     def __init__(
         self,
@@ -83,9 +83,11 @@ class Classifier(pl.LightningModule):
         self.regularization = regularization or Regularization([])
         self.scaling = scaling or nn.Identity()
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.superclass_of: Tensor | None = None  # (classes,): CIFAR-100's 20 superclasses
+        # (classes,), CIFAR-100's 20 superclasses; no part of the weights, but it lives where they do
+        self.register_buffer("superclass_of", None, persistent=False)
         self.memory_format = torch.channels_last
         self.train_tally, self.eval_tally, self.eval_super = Tally(), Tally(), Tally()
+        self.scores: dict[str, float] = {}  # of the last pass over validation or test images
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels 0 to 255, uint8 or float32 (N, 3, 32, 32), to logits (N, num_classes)."""
@@ -119,31 +121,31 @@ class Classifier(pl.LightningModule):
         return objective if penalty is None else objective + penalty
 
     def on_train_epoch_start(self) -> None:
-        self.train_tally, self.checked = Tally(), 0
+        self.train_tally, self.checked, self.first_step = Tally(), 0, self.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        last = self.trainer.is_last_batch
         # reading a loss makes a GPU wait for it, so it is looked at every hundredth step; a CPU has it anyway
-        if last or self.device.type == "cpu" or (batch_idx + 1) % 100 == 0:
-            self.refuse_bad_loss()
-        if last:
-            self.log_tally("train", self.train_tally)
+        if self.trainer.is_last_batch or self.device.type == "cpu" or (batch_idx + 1) % 100 == 0:
+            self.refuse_bad_batch()
 
-    def refuse_bad_loss(self) -> None:
-        """Stop the run at a loss that is NaN or infinite.
+    def refuse_bad_batch(self) -> None:
+        """Stop the run at a training loss that is NaN or infinite.
 
         Raises:
             RunFailed: naming the step.
         """
         bad = self.train_tally.first_bad(self.checked)
         if bad is not None:
-            loss = self.train_tally.losses[bad].item()
-            step = self.global_step - len(self.train_tally.losses) + bad + 1
-            raise RunFailed(
-                f"The loss became {'NaN' if math.isnan(loss) else 'infinite'} at step {step} (epoch "
-                f"{self.current_epoch + 1}): lower optimizer.lr, or set trainer.gradient_clip_val=1."
-            )
+            step = self.first_step + bad // self.trainer.accumulate_grad_batches + 1
+            raise self.bad_loss("loss", self.train_tally.losses[bad], f"at step {step} (")
         self.checked = len(self.train_tally.losses)
+
+    def bad_loss(self, name: str, loss: Tensor, where: str = "(") -> RunFailed:
+        kind = "NaN" if loss.isnan() else "infinite"
+        return RunFailed(
+            f"The {name} became {kind} {where}epoch {self.current_epoch + 1}): lower optimizer.lr, or set "
+            "trainer.gradient_clip_val=1."
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.score(batch)
@@ -157,29 +159,37 @@ class Classifier(pl.LightningModule):
         cross_entropy, _, correct = self.losses(logits, labels)
         self.eval_tally.add(cross_entropy, correct)
         if self.superclass_of is not None:
-            superclass = self.superclass_of.to(labels.device)
-            self.eval_super.add(cross_entropy, superclass[logits.argmax(1)] == superclass[labels])
+            hit = self.superclass_of[logits.argmax(1)] == self.superclass_of[labels]
+            self.eval_super.add(cross_entropy, hit)
 
     def on_validation_epoch_end(self) -> None:
         self.log_scores("val")
-        if self.trainer.training or self.trainer.validating:
-            self.step_plateau()
+        self.step_plateau()
 
     def on_test_epoch_end(self) -> None:
         self.log_scores("test")
 
     def log_scores(self, split: str) -> None:
-        self.log_tally(split, self.eval_tally)
+        self.scores = self.log_tally(split, self.eval_tally)
         if self.superclass_of is not None:
-            self.log(f"{split}/superclass_accuracy", self.read(self.eval_super)[1])
+            _, accuracy, _ = self.read(self.eval_super)
+            self.log(f"{split}/superclass_accuracy", accuracy)
+            self.scores["superclass_accuracy"] = accuracy.item()
         self.eval_tally, self.eval_super = Tally(), Tally()
 
-    def log_tally(self, split: str, tally: Tally) -> None:
+    def log_tally(self, split: str, tally: Tally) -> dict[str, float]:
+        """Log a pass's mean loss and accuracy; returns them, and the images they are of.
+
+        Called in every process, at the end of an epoch.
+
+        Raises:
+            RunFailed: the loss is NaN or infinite.
+        """
         loss, accuracy, images = self.read(tally)
-        self.scored_images = int(images)
-        # on_step=False: one value per epoch, also where Lightning would log from a batch hook
-        names = {f"{split}/loss": loss, f"{split}/accuracy": accuracy}
-        self.log_dict(names, prog_bar=split != "test", on_step=False, on_epoch=True, batch_size=1)
+        if not loss.isfinite():
+            raise self.bad_loss(f"{split} loss", loss)
+        self.log_dict({f"{split}/loss": loss, f"{split}/accuracy": accuracy}, prog_bar=split == "val")
+        return {"loss": loss.item(), "accuracy": accuracy.item(), "images": int(images)}
 
     def read(self, tally: Tally) -> tuple[Tensor, Tensor, Tensor]:
         """Mean loss, accuracy and images over all processes, float64 scalars."""
@@ -188,9 +198,8 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.make_optimizer is not None
+        assert self.make_scheduler is not None
         optimizer = self.make_optimizer(params=self.parameters())
-        if self.make_scheduler is None:
-            return optimizer
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
         scheduler = self.make_scheduler(optimizer=optimizer, steps=steps, epochs=epochs)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, TQDMProgressBar
 
 from cifarlab.data.module import epoch_seed
 from cifarlab.models.classifier import Classifier
@@ -54,68 +54,72 @@ class RunRecord(pl.Callback):
     def __init__(self, folder: Path, record: dict[str, Any], validates_on_test: bool) -> None:
         self.folder, self.record, self.validates_on_test = folder, record, validates_on_test
         self.history: list[Row] = []
-        self.stopped_by: BaseException | None = None  # which Lightning replaces by a plain SystemExit
+        self.best: dict[str, Any] = record["best_val"]
         self.train_images = 0
-        self.seconds: float | None = None
+        self.whole_epoch = True  # false in a checkpoint from the middle of an epoch, where max_steps ended it
+        self.stopped_by: BaseException | None = None  # which Lightning replaces by a plain SystemExit
 
     def state_dict(self) -> dict[str, Any]:
-        return {"history": self.history, "train_images": self.train_images}
+        return {name: getattr(self, name) for name in ("history", "best", "train_images", "whole_epoch")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.history, self.train_images = list(state_dict["history"]), state_dict["train_images"]
+        for name, value in state_dict.items():
+            setattr(self, name, value)
+        self.history = list(self.history)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]
-        self.started, self.seconds = time.perf_counter(), None
+        self.val: dict[str, float] = {}
+        self.seconds, self.started = 0.0, time.perf_counter()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.stop_clock()
+        self.seconds += (
+            time.perf_counter() - self.started
+        )  # the clock of training stands while validation runs
 
-    def stop_clock(self) -> float:
-        """Seconds of training in this epoch, which end where validation begins."""
-        if self.seconds is None:
-            self.seconds = time.perf_counter() - self.started
-        return self.seconds
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        self.val = pl_module.scores
+        if self.best["accuracy"] is None or self.val["accuracy"] > self.best["accuracy"]:
+            self.best = {
+                "accuracy": self.val["accuracy"],
+                "loss": self.val["loss"],
+                "epoch": trainer.current_epoch + 1,
+            }
+        self.started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        seconds = self.stop_clock()
+        assert isinstance(pl_module, Classifier)
+        self.seconds += time.perf_counter() - self.started
+        train = pl_module.log_tally("train", pl_module.train_tally)
+        self.train_images += int(train["images"])
+        self.whole_epoch = trainer.is_last_batch
+        row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": self.lr}
+        row |= {f"train/{name}": train[name] for name in ("loss", "accuracy")}
+        row |= {f"val/{name}": self.val.get(name) for name in ("loss", "accuracy")}
+        row["seconds"] = self.seconds
+        self.history.append(row)
         if not trainer.is_global_zero:
             return
-        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        row: Row = {"epoch": trainer.current_epoch + 1, "step": trainer.global_step, "lr": self.lr}
-        row |= {
-            f"{part}/{m}": metrics.get(f"{part}/{m}")
-            for part in ("train", "val")
-            for m in ("loss", "accuracy")
-        }
-        row["seconds"] = seconds
-        self.history.append(row)
-        assert isinstance(pl_module, Classifier)
-        self.train_images += sum(pl_module.train_tally.images) * trainer.world_size
         if trainer.logger is not None:
-            trainer.logger.log_metrics({"lr": self.lr, "epoch_seconds": seconds}, step=trainer.global_step)
-        log.info(epoch_line(row, trainer.max_epochs))
+            figures = {"lr": self.lr, "epoch_seconds": self.seconds}
+            trainer.logger.log_metrics(figures, step=trainer.global_step)
+        log.info(epoch_line(row, trainer.max_epochs, self.validates_on_test))
         self.update()
 
     def update(self) -> None:
         """Bring the folder's files up to the history."""
-        record, last = self.record, self.history[-1]
-        seconds = sum(row["seconds"] for row in self.history)
-        record |= {"epochs": last["epoch"], "steps": last["step"], "train_seconds": seconds}
-        record["images_per_second"] = self.train_images / seconds
-        record |= {"val": {"accuracy": last["val/accuracy"], "loss": last["val/loss"]}}
-        validated = [row for row in self.history if row["val/accuracy"] is not None]
-        if validated:
-            best = max(
-                validated, key=lambda row: row["val/accuracy"]
-            )  # the first of equals, as the checkpoint
-            record["best_val"] = {
-                "accuracy": best["val/accuracy"],
-                "loss": best["val/loss"],
-                "epoch": best["epoch"],
-            }
+        last, seconds = self.history[-1], sum(row["seconds"] for row in self.history)
+        self.record |= {
+            "epochs": last["epoch"],
+            "steps": last["step"],
+            "train_seconds": seconds,
+            "images_per_second": self.train_images / seconds,
+            "val": {"accuracy": last["val/accuracy"], "loss": last["val/loss"]},
+            "best_val": self.best,
+        }
         write_metrics(self.folder / "metrics.csv", self.history)
-        records.write(self.folder, record)
+        records.write(self.folder, self.record)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero and self.history:
@@ -130,13 +134,22 @@ class RunRecord(pl.Callback):
             draw_curves(self.folder / "curves.png", self.history, self.validates_on_test)
 
 
-def epoch_line(row: Row, epochs: int | None) -> str:
+def epoch_line(row: Row, epochs: int | None, validates_on_test: bool = False) -> str:
     """An epoch in one line of the log."""
     text = f"epoch {row['epoch']}/{epochs if epochs and epochs > 0 else '?'}"
     text += f"  train loss {row['train/loss']:.4f} acc {row['train/accuracy']:.2%}"
     if row["val/loss"] is not None:
-        text += f"  val loss {row['val/loss']:.4f} acc {row['val/accuracy']:.2%}"
+        name = "val (test images)" if validates_on_test else "val"
+        text += f"  {name} loss {row['val/loss']:.4f} acc {row['val/accuracy']:.2%}"
     return text + f"  lr {row['lr']:.3g}  {row['seconds']:.1f} s"
+
+
+class Stopping(EarlyStopping):
+    """Lightning's, which a resumed run that it had ended does not set going again."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -23,23 +24,50 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             torch.save(checkpoint, file)
 
 
-def load_weights(model: nn.Module, folder: Path, which: str) -> None:
-    """Put the weights of that run's `last` or `best` checkpoint into the model.
+class RunCheckpoint(ModelCheckpoint):
+    """Lightning's, which knows its best checkpoint again after the run's folder was moved or copied."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        there, here = str(state_dict["dirpath"]), str(self.dirpath)
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {moved(key): moved(part) for key, part in value.items()}
+            return value.replace(there, here, 1) if isinstance(value, str) else value
+
+        super().load_state_dict(moved(state_dict))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU.
 
     Raises:
-        UserError: when the run has none, or they are another network's.
+        UserError: when it is not there, or damaged.
     """
-    path = folder / "checkpoints" / f"{which}.ckpt"
     if not path.is_file():
-        raise UserError(f"{folder} has no checkpoints/{which}.ckpt: no epoch of that run was finished.")
+        raise UserError(f"{path} is missing: no epoch of that run was finished, or it was removed.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return content | {"state_dict": content["state_dict"], "callbacks": content["callbacks"]}
+    except Exception as error:  # a damaged file can fail in any way
+        raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from None
+
+
+def load_weights(model: nn.Module, path: Path, scaling: bool = True) -> None:
+    """Put a checkpoint's weights into the model; without `scaling` the model keeps its own pixel scaling.
+
+    Raises:
+        UserError: when it cannot be read, or the weights are another network's.
+    """
+    state = read_checkpoint(path)["state_dict"]
+    if not scaling:
+        own = {name: value for name, value in model.state_dict().items() if name.startswith("scaling.")}
+        state = {name: value for name, value in state.items() if not name.startswith("scaling.")} | own
+    try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise UserError(f"{path} holds another network's weights ({reason})") from None
-    except Exception as error:
-        raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from None
 
 
 def save_weights(model: nn.Module, path: Path) -> None:

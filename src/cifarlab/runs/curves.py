@@ -47,6 +47,8 @@ def draw_curves(path: Path, history: list[Row], validates_on_test: bool) -> None
                     label=label,
                     marker=marker,
                 )
+        if len(history) == 1:
+            panel.set_xlim(0, 2)
         panel.set_title(title)
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))

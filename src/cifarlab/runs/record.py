@@ -60,15 +60,10 @@ EMPTY: dict[str, Any] = {
 }
 
 
-def new(config: dict[str, Any], overrides: list[str], choices: dict[str, Any]) -> dict[str, Any]:
+def new(config: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
     """The record of a run that is about to start."""
     record = copy.deepcopy(EMPTY)
-    record |= {
-        "started": now(),
-        "overrides": overrides,
-        "seed": config["seed"],
-        "config_hash": config_hash(config),
-    }
+    record |= {"started": now(), "seed": config["seed"]}
     record["choices"] |= choices
     return record
 

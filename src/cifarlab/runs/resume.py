@@ -1,0 +1,120 @@
+"""What `resume=DIR` makes: the configuration in that folder, with what is typed now laid over it."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from cifarlab import config as configs
+from cifarlab.errors import UserError
+from cifarlab.mistakes import shown
+from cifarlab.runs import record as records
+
+# how long, where and at which rate the run goes on: all else would make another run of it
+GROUPS = ("trainer", "scheduler", "logger")
+KEYS = ("resume", "test", "test_weights", "optimizer.lr", "data.root", "data.mirrors", "data.eval_batch_size")
+FOLDER_KEYS = ("resume", "start_from", "run")
+
+
+def quoted(override: str) -> str:
+    """The name of a folder that is there in quotes, for a run's own name holds what Hydra would read."""
+    key, _, value = override.partition("=")
+    needs = key in FOLDER_KEYS and re.search(r"[^\w./+-]", value) and Path(value).exists()
+    return f"{key}='{value}'" if needs else override
+
+
+def existing_folder(key: str, name: str) -> Path:
+    """The folder that `resume=` or `start_from=` names.
+
+    Raises:
+        UserError: when it is not there.
+    """
+    if not name or not Path(name).is_dir():
+        raise UserError(
+            f"{key}={name}: there is no such folder; expected that of a run, such as logs/runs/..."
+        )
+    return Path(name)
+
+
+def refuse_taken(folder: Path, resumed: str | None) -> None:
+    """No two runs share a folder.
+
+    Raises:
+        UserError: when the folder holds a run other than the resumed one.
+    """
+    if resumed is not None and folder.resolve() != Path(resumed).resolve():
+        raise UserError(f"hydra.run.dir={folder}: a resumed run goes on in its own folder; leave this out.")
+    # the other processes of a distributed run come when the first has begun its record
+    if resumed is None and (folder / "record.json").exists() and os.environ.get("LOCAL_RANK", "0") == "0":
+        name = shown(folder)
+        raise UserError(
+            f"{name} holds a run already; go on with it by resume={name} or choose another hydra.run.dir=."
+        )
+
+
+def parse(overrides: list[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(overrides)
+
+
+def folder_of(overrides: list[Override]) -> Path | None:
+    """The folder of the run to resume, if one is."""
+    names = [override.value() for override in overrides if override.key_or_group == "resume"]
+    return existing_folder("resume", str(names[-1])) if names and names[-1] is not None else None
+
+
+def admit(override: Override, folder: Path) -> str:
+    """The override as Hydra composes it on a resume, whatever options that run chose.
+
+    Raises:
+        UserError: when it would make another run.
+    """
+    text, key = str(override.input_line), override.key_or_group
+    group, _, name = key.partition(".")
+    if key == "start_from":
+        raise UserError(f"{text}: start_from= makes a new run and resume= goes on with one; leave out one.")
+    if group not in (*configs.ROOT, *configs.TARGETS, "trainer", "experiment"):
+        return text  # Hydra's own, or unknown, of which Hydra says so
+    if not (group in GROUPS or key in KEYS) or override.is_delete():
+        raise UserError(
+            f"{text}: a resumed run cannot change {key}; start a new one from its weights with "
+            f"start_from={folder}."
+        )
+    return f"++{text.lstrip('+')}" if name else text
+
+
+def resumed(folder: Path, overrides: list[str], conf: Path) -> tuple[DictConfig, list[str], dict[str, Any]]:
+    """That run's configuration, overrides and choices with the overrides that are typed now.
+
+    An option of `trainer` changes the keys that it sets; one of `scheduler` or `logger` takes the old one's
+    place.
+
+    Raises:
+        UserError: when the folder holds no run, or its rate can no longer be set.
+    """
+    record, config = records.read(folder), records.read_config(folder)
+    choices = dict(record["choices"])
+    typed = parse(overrides)
+    # options before single keys, as Hydra has it
+    for override in sorted(typed, key=lambda override: override.key_or_group not in GROUPS):
+        key, value = override.key_or_group, override.value()
+        if key in GROUPS and isinstance(value, str):
+            if key in choices:
+                choices[key] = value
+            option = OmegaConf.load(conf / key / f"{value}.yaml")
+            OmegaConf.update(config, key, option, merge=key == "trainer", force_add=True)
+        else:
+            OmegaConf.update(config, key, value, force_add=True)
+    schedule = str(OmegaConf.select(config, "scheduler._target_"))
+    if schedule.endswith(".plateau") and any(override.key_or_group == "optimizer.lr" for override in typed):
+        raise UserError(
+            "optimizer.lr: under scheduler=plateau a resumed run keeps the rate it had come to; choose "
+            f"another scheduler, or start a new run with start_from={folder}."
+        )
+    now = [text.removeprefix("++") for text in overrides if not text.startswith("resume=")]
+    return config, [*record["overrides"], *now], choices
