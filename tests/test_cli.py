@@ -305,9 +305,9 @@ def save(given: dict) -> str:
 
 @pytest.fixture
 def saved(run: Command) -> str:
-    """The folder of a run of vgg2 with a seed of 7; its name has commas."""
+    """The folder of a run of vgg2 with a seed of 7; its name has equals signs."""
     (given,) = run("seed=7", "model=vgg2", "optimizer.lr=0.5").jobs
-    assert "," in Path(given["folder"]).name
+    assert "=" in Path(given["folder"]).name
     return save(given)
 
 
@@ -496,7 +496,8 @@ def test_exit_codes(run: Command) -> None:
     failed = run("seed=13")
     assert failed.code == 1
     assert failed.err.endswith("The loss became NaN in epoch 3.\n")
-    assert not list(Path("logs/runs").iterdir())  # nothing had come of it
+    (folder,) = Path("logs/runs").iterdir()  # a run that failed keeps what it left
+    assert [path.name for path in folder.iterdir()] == ["train.log"]
     with pytest.raises(KeyError, match="a bug"):  # not the user's doing: the traceback is wanted
         run("seed=14")
 
@@ -537,11 +538,13 @@ def test_cfg_job_shows_what_would_run(run: Command, project: Path) -> None:
 
 
 def test_a_new_run_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = cli.run_folder(None, "data.root=/a b/c,model=vgg3,reg=[dropout,augment]," + "x" * 90)
-    stamp, _, rest = name.removeprefix("logs/runs/").partition("_data")
+    typed = ["data.root=/a b/c", "model=vgg3", "reg=[dropout,augment]", "++trainer.max_epochs=" + "9" * 90]
+    name = cli.run_folder(None, typed)
+    stamp, _, rest = name.removeprefix("logs/runs/").partition("_root")
     assert len(stamp) == len("2026-01-31_23-59-59-123456")
-    assert f"data{rest}" == "data.root=-a-b-c,model=vgg3,reg=-dropout,augment-,xxxxxxxxxx"
-    assert cli.run_folder("logs/runs/x", "seed=1") == "logs/runs/x"
+    assert rest == "=-a-b-c_model=vgg3_reg=-dropout-augment-_max_epochs=" + "9" * 24
+    assert len(f"root{rest}") == 80
+    assert cli.run_folder("logs/runs/x", ["seed=1"]) == "logs/runs/x"
 
 
 @pytest.mark.parametrize(

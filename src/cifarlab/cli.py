@@ -10,10 +10,11 @@ import logging
 import os
 import re
 import shutil
+import signal
 import string
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,31 +35,46 @@ from omegaconf.errors import OmegaConfBaseException
 from cifarlab import config as configs
 from cifarlab.config import WrongKey
 from cifarlab.errors import UserError
-from cifarlab.mistakes import as_typed, checked, conf_of, explain, first, origin, refuse, related, said, shown
+from cifarlab.mistakes import (
+    as_typed,
+    checked,
+    conf_of,
+    explain,
+    first,
+    mistake_in,
+    origin,
+    refuse,
+    related,
+    said,
+    shown,
+)
 from cifarlab.runs import record as records
 from cifarlab.runs import resume
 
 log = logging.getLogger(__name__)
 
 
-def short(overrides: str) -> str:
-    """Overrides as part of a folder's name: at most 60 harmless characters."""
-    return re.sub(r"[^\w.=,+-]+", "-", overrides).strip("-")[:60]
+def now() -> str:
+    """UTC to the microsecond, as part of a folder's name."""
+    return datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S-%f")
 
 
-def run_folder(resume: str | None, overrides: str) -> str:
-    """The run's folder: the one to resume, else a new one named by the time (UTC) and what was typed."""
-    if resume is not None:
-        return str(resume)
-    name = "_".join(filter(None, [datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S-%f"), short(overrides)]))
-    return f"logs/runs/{name}"
+def short(overrides: Sequence[str]) -> str:
+    """What was typed as part of a folder's name: keys without groups, at most 80 harmless characters."""
+    parts = (text.lstrip("+~").partition("=") for text in overrides)
+    words = (f"{key.rpartition('.')[2]}={value}" for key, _, value in parts)
+    return re.sub(r"[^\w.=+-]+", "-", "_".join(words)).strip("-")[:80]
 
 
+def run_folder(resume: str | None, overrides: Sequence[str]) -> str:
+    """The run's folder: the one to resume, else a new one named by the time and what was typed."""
+    return str(resume) if resume is not None else f"logs/runs/{now()}_{short(overrides)}".rstrip("_")
+
+
+# cached: every use of the time of one run or sweep gets the same
 OmegaConf.register_new_resolver("short", short, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
-OmegaConf.register_new_resolver(
-    "utc_now", lambda: datetime.now(UTC).strftime("%Y-%m-%d_%H-%M-%S-%f"), use_cache=True, replace=True
-)
+OmegaConf.register_new_resolver("utc_now", now, use_cache=True, replace=True)
 
 
 @contextmanager
@@ -70,6 +86,7 @@ def plain_errors() -> Iterator[None]:
     try:
         sys.argv[1:] = door.read(sys.argv[1:])
         if (answer := door.answer()) is not None:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends quietly
             print(answer)
             sys.exit(0)
         yield
@@ -231,13 +248,14 @@ class CheckConfig(Callback):
             if isinstance(handler, logging.FileHandler):
                 handler.handle(logging.makeLogRecord({"msg": text, "levelno": logging.ERROR}))
         if said(error):
-            remove_unstarted(Path(config.hydra.runtime.output_dir))
+            if isinstance(mistake_in(error), UserError) and config.get("resume") is None:
+                remove_unstarted(Path(config.hydra.runtime.output_dir))
             raise Refused from error  # past Hydra, which would print a line of its own
 
 
 def remove_unstarted(folder: Path) -> None:
-    """Remove a run's folder in which nothing was written but the log."""
-    if [path.suffix for path in folder.iterdir()] == [".log"]:
+    """Remove the folder of a run that a mistake ended before its first epoch."""
+    if not (folder / "record.json").exists() or records.read(folder)["epochs"] == 0:
         shutil.rmtree(folder)
 
 

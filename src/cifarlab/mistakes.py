@@ -22,11 +22,17 @@ from cifarlab.config import TARGETS, groups, nearest, options, show, unknown
 from cifarlab.errors import RunFailed, UserError
 
 
-def said(error: BaseException) -> str | None:
-    """The sentence of an error that has one, also of one that Hydra wrapped."""
+def mistake_in(error: BaseException) -> UserError | RunFailed | None:
+    """The error if it has a sentence for the user, also if Hydra wrapped it."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
-    return str(error) if isinstance(error, UserError | RunFailed) else None
+    return error if isinstance(error, UserError | RunFailed) else None
+
+
+def said(error: BaseException) -> str | None:
+    """That sentence."""
+    found = mistake_in(error)
+    return None if found is None else str(found)
 
 
 def refuse(message: str) -> NoReturn:

@@ -66,6 +66,7 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     recorder = RunRecord(folder, record, validates_on_test=data.validation == "test")
     trainer = make_trainer(config, folder, regularization, recorder, validates=data.counts["val"] > 0)
     record |= describe(config, overrides, data, model, trainer)
+    record["choices"] |= choices
 
     with recorded(record, recorder, trainer, folder):
         if trainer.is_global_zero:

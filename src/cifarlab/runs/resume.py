@@ -50,6 +50,8 @@ def refuse_taken(folder: Path, resumed: str | None) -> None:
     """
     if resumed is not None and folder.resolve() != Path(resumed).resolve():
         raise UserError(f"hydra.run.dir={folder}: a resumed run goes on in its own folder; leave this out.")
+    if folder.resolve() == Path.cwd():
+        raise UserError("hydra.run.dir= names this very folder; name one of the run's own, or leave it out.")
     # the other processes of a distributed run come when the first has begun its record
     if resumed is None and (folder / "record.json").exists() and os.environ.get("LOCAL_RANK", "0") == "0":
         name = shown(folder)
