@@ -9,7 +9,6 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from cifarlab.errors import RunFailed, UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.regularizers import Regularization
 from cifarlab.runs import record as records
-from cifarlab.runs.callbacks import Bar, EpochSeed, RunRecord, Stopping, peak_memory_bytes
+from cifarlab.runs.callbacks import Bar, EpochSeed, LastCheckpoint, RunRecord, Stopping, peak_memory_bytes
 from cifarlab.runs.checkpoints import (
     AtomicCheckpointIO,
     RunCheckpoint,
@@ -91,7 +90,8 @@ def starting_point(config: Config, folder: Path, record: dict[str, Any], model: 
         UserError: the checkpoint is missing or damaged, or the run cannot be resumed.
     """
     last = folder / "checkpoints" / "last.ckpt"
-    if record["epochs"]:
+    # without one a run that was stopped in its first epoch begins again
+    if config["resume"] is not None and (last.is_file() or record["epochs"]):
         limit = config["trainer"]["max_epochs"]
         if 0 < limit < record["epochs"]:
             raise UserError(
@@ -174,7 +174,7 @@ def make_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer with the checkpoints, the record and the logger of a run."""
     options = hardware.settle(config["trainer"])
-    checkpoints = partial(RunCheckpoint, folder / "checkpoints", enable_version_counter=False)
+    checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [EpochSeed(config["seed"]), recorder]
     callbacks += [
         Stopping(
@@ -186,9 +186,9 @@ def make_trainer(
         for rule in regularization.stopping
     ]
     if validates:
-        callbacks.append(checkpoints(filename="best", monitor="val/accuracy", mode="max"))
+        callbacks.append(RunCheckpoint(checkpoints, filename="best", monitor="val/accuracy", mode="max"))
     # behind the best one, whose score it saves; ModelCheckpoint(save_last=True) would move only with the best
-    callbacks.append(checkpoints(filename="last", save_on_train_epoch_end=True))
+    callbacks.append(LastCheckpoint(recorder, checkpoints))
     if options["enable_progress_bar"] == "auto":
         options["enable_progress_bar"] = sys.stderr.isatty()
     if options["enable_progress_bar"]:

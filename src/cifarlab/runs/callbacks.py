@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import EarlyStopping, TQDMProgressBar
 from cifarlab.data.module import epoch_seed
 from cifarlab.models.classifier import Classifier
 from cifarlab.runs import record as records
+from cifarlab.runs.checkpoints import RunCheckpoint
 from cifarlab.runs.curves import Row, draw_curves, write_metrics
 
 log = logging.getLogger(__name__)
@@ -99,16 +100,18 @@ class RunRecord(pl.Callback):
         row |= {f"val/{name}": self.val.get(name) for name in ("loss", "accuracy")}
         row["seconds"] = self.seconds
         self.history.append(row)
-        if not trainer.is_global_zero:
-            return
         if trainer.logger is not None:
             figures = {"lr": self.lr, "epoch_seconds": self.seconds}
             trainer.logger.log_metrics(figures, step=trainer.global_step)
-        log.info(epoch_line(row, trainer.max_epochs, self.validates_on_test))
+
+    def publish(self, trainer: pl.Trainer) -> None:
+        """Say the epoch's line and bring the folder's files up to the history."""
+        if not trainer.is_global_zero:
+            return
+        log.info(epoch_line(self.history[-1], trainer.max_epochs, self.validates_on_test))
         self.update()
 
     def update(self) -> None:
-        """Bring the folder's files up to the history."""
         last, seconds = self.history[-1], sum(row["seconds"] for row in self.history)
         self.record |= {
             "epochs": last["epoch"],
@@ -132,6 +135,18 @@ class RunRecord(pl.Callback):
         self.stopped_by = exception
         if trainer.is_global_zero and self.history:
             draw_curves(self.folder / "curves.png", self.history, self.validates_on_test)
+
+
+class LastCheckpoint(RunCheckpoint):
+    """Saves the end of each epoch, and only then lets the record speak of it: what it says can be resumed."""
+
+    def __init__(self, recorder: RunRecord, folder: Path) -> None:
+        super().__init__(folder, filename="last", save_on_train_epoch_end=True)
+        self.recorder = recorder
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self.recorder.publish(trainer)
 
 
 def epoch_line(row: Row, epochs: int | None, validates_on_test: bool = False) -> str:

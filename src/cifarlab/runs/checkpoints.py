@@ -27,6 +27,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class RunCheckpoint(ModelCheckpoint):
     """Lightning's, which knows its best checkpoint again after the run's folder was moved or copied."""
 
+    def __init__(self, folder: Path, **options: Any) -> None:
+        super().__init__(folder, enable_version_counter=False, **options)
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         there, here = str(state_dict["dirpath"]), str(self.dirpath)
 
