@@ -55,6 +55,7 @@ class RunRecord(pl.Callback):
     def __init__(self, folder: Path, record: dict[str, Any], validates_on_test: bool) -> None:
         self.folder, self.record, self.validates_on_test = folder, record, validates_on_test
         self.history: list[Row] = []
+        self.saved = 0  # how many of these epochs the last checkpoint has behind it
         self.best: dict[str, Any] = record["best_val"]
         self.train_images = 0
         self.whole_epoch = True  # false in a checkpoint from the middle of an epoch, where max_steps ended it
@@ -67,6 +68,7 @@ class RunRecord(pl.Callback):
         for name, value in state_dict.items():
             setattr(self, name, value)
         self.history = list(self.history)
+        self.saved = len(self.history)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.lr = trainer.optimizers[0].param_groups[0]["lr"]
@@ -74,9 +76,8 @@ class RunRecord(pl.Callback):
         self.seconds, self.started = 0.0, time.perf_counter()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.seconds += (
-            time.perf_counter() - self.started
-        )  # the clock of training stands while validation runs
+        # the clock of training stands while validation runs
+        self.seconds += time.perf_counter() - self.started
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
@@ -105,11 +106,11 @@ class RunRecord(pl.Callback):
             trainer.logger.log_metrics(figures, step=trainer.global_step)
 
     def publish(self, trainer: pl.Trainer) -> None:
-        """Say the epoch's line and bring the folder's files up to the history."""
-        if not trainer.is_global_zero:
-            return
-        log.info(epoch_line(self.history[-1], trainer.max_epochs, self.validates_on_test))
-        self.update()
+        """Bring the folder's files up to the history, all of it saved by now, and say the epoch's line."""
+        self.saved = len(self.history)
+        if trainer.is_global_zero:
+            self.update()
+            log.info(epoch_line(self.history[-1], trainer.max_epochs, self.validates_on_test))
 
     def update(self) -> None:
         last, seconds = self.history[-1], sum(row["seconds"] for row in self.history)
@@ -125,6 +126,9 @@ class RunRecord(pl.Callback):
         records.write(self.folder, self.record)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.finish(trainer)
+
+    def finish(self, trainer: pl.Trainer) -> None:
         if trainer.is_global_zero and self.history:
             self.update()
             draw_curves(self.folder / "curves.png", self.history, self.validates_on_test)
@@ -133,8 +137,9 @@ class RunRecord(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         self.stopped_by = exception
-        if trainer.is_global_zero and self.history:
-            draw_curves(self.folder / "curves.png", self.history, self.validates_on_test)
+        # what stopped the run may have come between an epoch and its checkpoint
+        del self.history[self.saved :]
+        self.finish(trainer)
 
 
 class LastCheckpoint(RunCheckpoint):
