@@ -17,5 +17,5 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    with plain_errors():
+    with plain_errors(sweeps=True):
         main()

@@ -38,7 +38,7 @@ def main(config):
     print(json.dumps({"config": plain, "folder": str(folder), "overrides": overrides, "choices": choices}))
 
 if __name__ == "__main__":
-    with plain_errors():
+    with plain_errors(sweeps=True):
         main()
 """
 
@@ -108,7 +108,7 @@ def refused(run: Command, project: Path) -> Callable[..., str]:
     return refused
 
 
-MODELS = "conv1, conv4, convnet, lab3, resnet18, resnet20, resnet56, vgg1, vgg2, vgg3, vgg4, vgg5"
+MODELS = "conv1, conv4, convnet, lab3, resnet18, resnet18_transfer, resnet20, resnet56, vgg1, vgg16_transfer, vgg2, vgg3, vgg4, vgg5"
 READ = "cannot be read: expected key=value, such as model=vgg3 or trainer.max_epochs=10."
 SENTENCES = {
     # options of groups

@@ -30,7 +30,7 @@ from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from cifarlab import config as configs
 from cifarlab.config import WrongKey
@@ -78,11 +78,14 @@ OmegaConf.register_new_resolver("utc_now", now, use_cache=True, replace=True)
 
 
 @contextmanager
-def plain_errors() -> Iterator[None]:
-    """Run a Hydra application; turn what a user can cause into one sentence on stderr and an exit code."""
+def plain_errors(sweeps: bool = False) -> Iterator[None]:
+    """Run a Hydra application; turn what a user can cause into one sentence on stderr and an exit code.
+
+    `sweeps` says whether the command knows what to do with `-m`.
+    """
     traces = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors on to us instead of printing them
-    door = Door(sys.argv[0])
+    door = Door(sys.argv[0], sweeps)
     try:
         sys.argv[1:] = door.read(sys.argv[1:])
         if (answer := door.answer()) is not None:
@@ -111,8 +114,9 @@ def plain_errors() -> Iterator[None]:
 class Door:
     """A command that opens with Hydra: its script, its arguments and the folder its options lie in."""
 
-    def __init__(self, script: str) -> None:
+    def __init__(self, script: str, sweeps: bool) -> None:
         self.script = Path(script).resolve()
+        self.sweeps = sweeps
         self.conf = self.script.parent / "conf"
         self.flags = argparse.Namespace(overrides=[])
         self.resumes = False
@@ -132,8 +136,12 @@ class Door:
         modes = [flags.run, flags.multirun, flags.cfg, flags.info, flags.shell_completion]
         if sum(map(bool, modes)) > 1:
             refuse("only one of --run, --multirun, --cfg, --info and --shell_completion can be asked for")
+        if flags.multirun and not self.sweeps:
+            raise UserError(f"{self.script.name} does one thing at a time: leave out -m.")
         others = [argument for argument in arguments if argument not in flags.overrides]
-        typed = [checked(resume.quoted(text), self.conf, sweeps=flags.multirun) for text in flags.overrides]
+        typed = [
+            checked(resume.quoted(text), self.conf, flags.multirun, self.sweeps) for text in flags.overrides
+        ]
         folder = resume.folder_of(typed)
         if folder is not None and flags.multirun:
             raise UserError("resume= goes on with one run: leave out -m.")
@@ -153,8 +161,9 @@ class Door:
             return OmegaConf.to_yaml(OmegaConf.create(settle(config, config.hydra).plain))
         # half of Hydra's time goes into groups of its own
         template = string.Template(config.hydra.help.template)
-        plain = {key: value for key, value in config.items() if key != "hydra"}
-        groups = [f"{g}: {', '.join(configs.options(self.conf, g))}" for g in configs.groups(self.conf)]
+        plain = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
+        chosen = [g for g in configs.groups(self.conf) if g in config.hydra.runtime.choices]
+        groups = [f"{g}: {', '.join(configs.options(self.conf, g))}" for g in chosen]
         return template.substitute(
             APP_CONFIG_GROUPS="\n".join(groups), CONFIG=OmegaConf.to_yaml(OmegaConf.create(plain))
         )
@@ -208,7 +217,15 @@ class Refused(BaseException):
 MISTAKES = (UserError, HydraException, OmegaConfBaseException)
 
 
-class CheckConfig(Callback):
+class SayMistake(Callback):
+    """Takes a mistake past Hydra, which would print a line of its own."""
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        if job_return.status is JobStatus.FAILED and said(job_return._return_value):
+            raise Refused from job_return._return_value
+
+
+class CheckConfig(SayMistake):
     """Checks the configuration once Hydra has composed it and before it makes any folder."""
 
     settled: Settled | None = None  # of the single run that is about to start
@@ -247,16 +264,33 @@ class CheckConfig(Callback):
         for handler in logging.root.handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.handle(logging.makeLogRecord({"msg": text, "levelno": logging.ERROR}))
-        if said(error):
-            if isinstance(mistake_in(error), UserError) and config.get("resume") is None:
-                remove_unstarted(Path(config.hydra.runtime.output_dir))
-            raise Refused from error  # past Hydra, which would print a line of its own
+        if isinstance(mistake_in(error), UserError) and config.get("resume") is None:
+            remove_unstarted(Path(config.hydra.runtime.output_dir))
+        super().on_job_end(config, job_return)
 
 
 def remove_unstarted(folder: Path) -> None:
     """Remove the folder of a run that a mistake ended before its first epoch."""
     if not (folder / "record.json").exists() or records.read(folder)["epochs"] == 0:
         shutil.rmtree(folder)
+
+
+def arguments(config: DictConfig, function: str) -> dict[str, Any]:
+    """Inside the Hydra job of a command without a run of its own: its keys, which are a function's arguments.
+
+    Raises:
+        UserError: when a key is missing or wrong.
+    """
+    hydra = HydraConfig.get()
+    try:
+        plain: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        configs.check_command(plain, function)
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} is missing: give it by {error.full_key}=...") from error
+    except WrongKey as error:
+        file = origin(error.keys[0], hydra, None)
+        raise UserError(f"{shown(file)}: {error}" if file else str(error)) from error
+    return plain
 
 
 def job(config: DictConfig) -> tuple[dict[str, Any], Path, list[str], dict[str, Any]]:

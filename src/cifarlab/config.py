@@ -109,6 +109,26 @@ def check(config: Mapping[str, Any]) -> None:
     check_together(config)
 
 
+def check_command(config: Mapping[str, Any], function: str) -> None:
+    """Refuse the resolved configuration of a command that calls that function with its keys.
+
+    Raises:
+        WrongKey: as `check`.
+    """
+    parameters = signature(function)
+    assert parameters is not None
+    check_names("", config, parameters)
+    for key, value in config.items():
+        if key in TARGETS and "_target_" in value:
+            check_target(key, key, value)
+        elif key == "reg":
+            for name, part in value.items():
+                check_target("reg", f"reg.{name}", part)
+            check_regularizers(value)
+        else:
+            check_value(key, value, parameters[key].annotation)
+
+
 def check_together(config: Mapping[str, Any]) -> None:
     """What no key can say alone."""
     check_folds(config["data"])

@@ -46,6 +46,12 @@ def choose_precision(accelerator: str) -> str:
     return "bf16-mixed" if has_fast_bfloat16(device) else "32-true"
 
 
+def possible(precision: str, device: str) -> str:
+    """That precision where `cuda` or `cpu` has it in hardware, else float32."""
+    fast = {"bf16-mixed": has_fast_bfloat16(device), "16-mixed": device == "cuda"}
+    return precision if fast.get(precision, False) else "32-true"
+
+
 def describe(device: torch.device) -> str:
     """The device's name for a record."""
     if device.type == "cuda":

@@ -39,8 +39,10 @@ def refuse(message: str) -> NoReturn:
     raise UserError(f"{message[:1].upper()}{message[1:]}; --help shows what there is.")
 
 
-def checked(text: str, conf: Path, sweeps: bool) -> Override:
+def checked(text: str, conf: Path, sweeps: bool, able: bool = True) -> Override:
     """An override, once all is in order that can be seen without composing.
+
+    `sweeps` says whether -m was typed, `able` whether the command knows it.
 
     Raises:
         UserError: for what cannot be read, a sweep without -m, and an option that its group does not have.
@@ -53,6 +55,9 @@ def checked(text: str, conf: Path, sweeps: bool) -> Override:
         example = "key=value, such as model=vgg3 or trainer.max_epochs=10"
         raise UserError(f"{text!r} cannot be read: expected {example}.")
     key = override.key_or_group
+    if override.is_sweep_override() and not able:
+        several = f"write {key}=[{override.get_value_string()}] for all of them"
+        raise UserError(f"{text} holds several values: {several}, or quotes inside quotes for a comma.")
     if override.is_sweep_override() and not sweeps:
         both = f", or for all at once {key}=[{override.get_value_string()}]" if key == "reg" else ""
         command = f"python {Path(sys.argv[0]).name} -m {shlex.quote(text)}"
@@ -102,6 +107,8 @@ def explain(error: BaseException, conf: Path, overrides: list[str]) -> str | Non
         error, HydraException | OmegaConfBaseException
     ):
         return None
+    if foreign := re.match(r"Could not override '(.+?)'\. No match in the defaults list", str(error)):
+        return f"{foreign[1]} is no group of this command; --help shows what there is."
     return explain_key(error.__cause__, conf) or explain_option(error, conf, overrides) or one_line(error)
 
 

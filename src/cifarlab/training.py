@@ -166,6 +166,9 @@ def make_model(config: Config, data: ImageData, regularization: Regularization) 
         _convert_="all",
     )
     model.superclass_of = data.superclass_of
+    model.classes = data.set.classes
+    if config["resume"] is None and config["start_from"] is None:
+        model.initialize()
     return model.to(memory_format=model.memory_format)  # as the images: else each step reorders the weights
 
 

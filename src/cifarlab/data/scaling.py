@@ -35,25 +35,14 @@ class Whitening(nn.Module):
     A. J. Bell and T. J. Sejnowski, The "independent components" of natural scenes are edge filters (1997).
 
     Args:
-        images: uint8 (N, C, H, W), the training images.
-        eps: added to the eigenvalues L of the covariance of pixels from 0 to 1; Keras's default.
+        mean, matrix: (D,) and W, (D, D), of the D = C * H * W pixels from 0 to 1.
     """
 
     mean: Tensor
     matrix: Tensor
 
-    def __init__(self, images: Tensor, eps: float = 1e-6) -> None:
+    def __init__(self, mean: Tensor, matrix: Tensor) -> None:
         super().__init__()
-        size = images[0].numel()
-        total, product = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
-        for part in images.split(5000):
-            flat = part.flatten(1).float() / 255
-            total += flat.double().sum(0)
-            product += (flat.T @ flat).double()
-        mean = total / len(images)
-        values, vectors = torch.linalg.eigh(product / len(images) - mean.outer(mean))
-        # rounding may leave an eigenvalue of a constant pixel just below zero
-        matrix = vectors * (values.clamp_min(0) + eps).rsqrt() @ vectors.T
         self.register_buffer("mean", mean.float())
         self.register_buffer("matrix", matrix.float())
 
@@ -78,11 +67,37 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (shares @ values.square() - mean.square()).clamp_min(0).sqrt()
 
 
+def zca_statistics(images: Tensor, eps: float = 1e-6) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and ZCA matrix (D, D), float64, of uint8 (N, C, H, W), D = C * H * W, as shares of 255.
+
+    `eps` is added to the eigenvalues of the covariance; the default is Keras's.
+    """
+    size = images[0].numel()
+    total, product = torch.zeros(size, dtype=torch.float64), torch.zeros(size, size, dtype=torch.float64)
+    for part in images.split(5000):
+        flat = part.flatten(1).float() / 255
+        total += flat.double().sum(0)
+        product += (flat.T @ flat).double()
+    mean = total / len(images)
+    values, vectors = torch.linalg.eigh(product / len(images) - mean.outer(mean))
+    # rounding may leave an eigenvalue of a constant pixel just below zero
+    return mean, vectors * (values.clamp_min(0) + eps).rsqrt() @ vectors.T
+
+
 def make_scaling(name: Scaling, images: Tensor) -> nn.Module:
     """The layer for that scaling, its statistics those of `images`, uint8 (N, C, H, W)."""
     if name == "raw":
         return nn.Identity()
     if name == "whiten":
-        return Whitening(images)
+        return Whitening(*zca_statistics(images))
     mean, std = channel_statistics(images) if name != "unit" else (torch.zeros(3), torch.ones(3))
     return ChannelScaling(mean, std if name == "standardize" else torch.ones_like(std))
+
+
+def blank_scaling(name: Scaling) -> nn.Module:
+    """The same layer before its statistics are loaded, for 32 x 32 RGB images."""
+    if name == "raw":
+        return nn.Identity()
+    if name == "whiten":
+        return Whitening(torch.zeros(3072), torch.zeros(3072, 3072))
+    return ChannelScaling(torch.zeros(3), torch.ones(3))

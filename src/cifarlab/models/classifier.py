@@ -85,14 +85,22 @@ class Classifier(pl.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         # (classes,), CIFAR-100's 20 superclasses; no part of the weights, but it lives where they do
         self.register_buffer("superclass_of", None, persistent=False)
+        self.classes = [str(label) for label in range(num_classes)]  # replaced by the data set's names
         self.memory_format = torch.channels_last
         self.train_tally, self.eval_tally, self.eval_super = Tally(), Tally(), Tally()
         self.scores: dict[str, float] = {}  # of the last pass over validation or test images
+        self.test_logits: list[Tensor] = []  # of the last pass over the test images, by batch
 
     def forward(self, images: Tensor) -> Tensor:
         """Pixels 0 to 255, uint8 or float32 (N, 3, 32, 32), to logits (N, num_classes)."""
         scaled = self.scaling(images.to(torch.float32))
         return self.net(scaled.to(memory_format=self.memory_format))
+
+    def initialize(self) -> None:
+        """What a new run does once, and a resumed or reopened one does not: load pretrained weights."""
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["classes"] = self.classes
 
     def kernels(self) -> list[Tensor]:
         """The weights of all convolutions and dense layers but the last: what a penalty acts on."""
@@ -150,10 +158,14 @@ class Classifier(pl.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.score(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self.score(batch)
+    def on_test_epoch_start(self) -> None:
+        self.test_logits = []
 
-    def score(self, batch: Batch) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.test_logits.append(self.score(batch))
+
+    def score(self, batch: Batch) -> Tensor:
+        """Count a batch; returns its logits (N, num_classes)."""
         images, labels = batch
         logits = self(images)
         cross_entropy, _, correct = self.losses(logits, labels)
@@ -161,6 +173,7 @@ class Classifier(pl.LightningModule):
         if self.superclass_of is not None:
             hit = self.superclass_of[logits.argmax(1)] == self.superclass_of[labels]
             self.eval_super.add(cross_entropy, hit)
+        return logits
 
     def on_validation_epoch_end(self) -> None:
         self.log_scores("val")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
 from cifarlab.atomic import atomically
 from cifarlab.errors import UserError
+from cifarlab.models.classifier import Classifier
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -51,30 +54,60 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing: no epoch of that run was finished, or it was removed.")
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return content | {"state_dict": content["state_dict"], "callbacks": content["callbacks"]}
+        return {key: content[key] for key in ("state_dict", "callbacks", "classes")}
     except Exception as error:  # a damaged file can fail in any way
         raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from None
 
 
-def load_weights(model: nn.Module, path: Path, scaling: bool = True) -> None:
-    """Put a checkpoint's weights into the model; without `scaling` the model keeps its own pixel scaling.
+def load_weights(model: Classifier, path: Path, scaling: bool = True) -> None:
+    """Put the weights of a checkpoint or a safetensors file into the model, and the classes' names.
+
+    Without `scaling` the model keeps its own pixel scaling, and its own classes.
 
     Raises:
-        UserError: when it cannot be read, or the weights are another network's.
+        UserError: when the file cannot be read, or the weights are another network's.
     """
-    state = read_checkpoint(path)["state_dict"]
-    if not scaling:
+    state, classes = read_weights(path) if path.suffix == ".safetensors" else checkpoint_weights(path)
+    if scaling:
+        if len(classes) != model.num_classes or not all(isinstance(name, str) for name in classes):
+            raise UserError(f"{path} does not name the {model.num_classes} classes of its network.")
+        model.classes = list(classes)
+    else:
         own = {name: value for name, value in model.state_dict().items() if name.startswith("scaling.")}
         state = {name: value for name, value in state.items() if not name.startswith("scaling.")} | own
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise UserError(f"{path} holds another network's weights ({reason})") from None
+        reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
+        raise UserError(f"{path} holds another network's weights ({reason}).") from None
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """The state dict as plain tensors in a safetensors file."""
+def save_weights(model: Classifier, path: Path) -> None:
+    """The state dict as plain tensors in a safetensors file, the classes' names in its metadata."""
     state: dict[str, Tensor] = {name: value.contiguous() for name, value in model.state_dict().items()}
     with atomically(path) as file:
-        file.write(save(state))
+        file.write(save(state, metadata={"classes": json.dumps(model.classes)}))
+
+
+def checkpoint_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """A checkpoint's state dict, and the classes' names.
+
+    Raises:
+        UserError: when it is not there, or damaged.
+    """
+    content = read_checkpoint(path)
+    return content["state_dict"], content["classes"]
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """What `save_weights` wrote.
+
+    Raises:
+        UserError: when it is not there, or damaged.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            classes = json.loads((file.metadata() or {})["classes"])
+            return {key: file.get_tensor(key) for key in file.keys()}, classes  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"{path} cannot be read as a run's weights ({type(error).__name__}).") from None

@@ -19,14 +19,19 @@ from cifarlab.runs import record as records
 # how long, where and at which rate the run goes on: all else would make another run of it
 GROUPS = ("trainer", "scheduler", "logger")
 KEYS = ("resume", "test", "test_weights", "optimizer.lr", "data.root", "data.mirrors", "data.eval_batch_size")
-FOLDER_KEYS = ("resume", "start_from", "run")
+PATH_KEYS = ("resume", "start_from", "run", "images", "out", "gallery", "data.root")
 
 
 def quoted(override: str) -> str:
-    """The name of a folder that is there in quotes, for a run's own name holds what Hydra would read."""
+    """The name of a file or folder in quotes, for a run's own name holds what Hydra would read.
+
+    Left alone are what is quoted already, a list, and a choice of two folders in a sweep.
+    """
     key, _, value = override.partition("=")
-    needs = key in FOLDER_KEYS and re.search(r"[^\w./+-]", value) and Path(value).exists()
-    return f"{key}='{value}'" if needs else override
+    plain = not value or re.fullmatch(r"[\w./+-]+|'.*'|\".*\"|\[.*\]|\$\{.*\}|null", value)
+    if key not in PATH_KEYS or plain or ("," in value and not Path(value).exists()):
+        return override
+    return "{}='{}'".format(key, value.replace("'", "\\'"))
 
 
 def existing_folder(key: str, name: str) -> Path:
