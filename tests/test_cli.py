@@ -108,7 +108,10 @@ def refused(run: Command, project: Path) -> Callable[..., str]:
     return refused
 
 
-MODELS = "conv1, conv4, convnet, lab3, resnet18, resnet18_transfer, resnet20, resnet56, vgg1, vgg16_transfer, vgg2, vgg3, vgg4, vgg5"
+MODELS = (
+    "conv1, conv4, convnet, lab3, resnet18, resnet18_transfer, resnet20, resnet56, "
+    "vgg1, vgg16_transfer, vgg2, vgg3, vgg4, vgg5"
+)
 READ = "cannot be read: expected key=value, such as model=vgg3 or trainer.max_epochs=10."
 SENTENCES = {
     # options of groups

@@ -107,6 +107,8 @@ def starting_point(config: Config, folder: Path, record: dict[str, Any], model: 
     if config["start_from"] is not None:
         weights = Path(config["start_from"]) / "checkpoints" / "last.ckpt"
         load_weights(model, weights, scaling=False)
+    else:
+        model.initialize()
     return None
 
 
@@ -167,8 +169,6 @@ def make_model(config: Config, data: ImageData, regularization: Regularization) 
     )
     model.superclass_of = data.superclass_of
     model.classes = data.set.classes
-    if config["resume"] is None and config["start_from"] is None:
-        model.initialize()
     return model.to(memory_format=model.memory_format)  # as the images: else each step reorders the weights
 
 
@@ -339,5 +339,6 @@ def quiet() -> None:
         ".*Experiment logs directory .* exists and is not empty.*",
         ".*Total length of `list` across ranks is zero.*",
         ".*isinstance.treespec, LeafSpec.*",
+        ".*in eval mode at the start of training.*",  # frozen layers are meant to be
     ):
         warnings.filterwarnings("ignore", message=useless)

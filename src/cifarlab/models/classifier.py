@@ -212,7 +212,7 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> Any:
         assert self.make_optimizer is not None
         assert self.make_scheduler is not None
-        optimizer = self.make_optimizer(params=self.parameters())
+        optimizer = self.make_optimizer(params=[p for p in self.parameters() if p.requires_grad])
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
         scheduler = self.make_scheduler(optimizer=optimizer, steps=steps, epochs=epochs)
         return {"optimizer": optimizer, "lr_scheduler": scheduler}

@@ -16,6 +16,7 @@ from torch import Tensor
 from cifarlab.atomic import atomically
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
+from cifarlab.untrusted import Refused, check_archive
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -53,8 +54,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} is missing: no epoch of that run was finished, or it was removed.")
     try:
+        check_archive(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return {key: content[key] for key in ("state_dict", "callbacks", "classes")}
+    except Refused as refusal:
+        raise UserError(f"{path} cannot be read as a checkpoint: {refusal}.") from None
     except Exception as error:  # a damaged file can fail in any way
         raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from None
 

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
+from omegaconf.errors import OmegaConfBaseException
 
 from cifarlab.atomic import write_text
 from cifarlab.errors import UserError
+from cifarlab.untrusted import Refused, read_text, read_yaml
 
 SCHEMA = 1
 # what a run is, whatever it ran on and wherever it lies: the rest stays out of the configuration's hash
@@ -98,12 +99,17 @@ def read_config(folder: Path) -> DictConfig:
         UserError: when it cannot be read.
     """
     try:
-        config = OmegaConf.load(folder / "config.yaml")
-    except (OSError, ValueError, YAMLError) as error:
-        raise UserError(f"{folder}/config.yaml cannot be read ({type(error).__name__}).") from None
-    if not isinstance(config, DictConfig):
-        raise UserError(f"{folder}/config.yaml is no configuration of a run.")
-    return config
+        plain = read_yaml(folder / "config.yaml")
+        if not isinstance(plain, dict):
+            raise Refused("it is no configuration of a run")
+        return OmegaConf.create(plain)
+    except (OSError, Refused, OmegaConfBaseException) as error:
+        raise UserError(f"{folder}/config.yaml cannot be read: {reason(error)}.") from None
+
+
+def reason(error: Exception) -> str:
+    """Why a file was not read, to end a sentence with."""
+    return str(getattr(error, "strerror", None) or error).partition("\n")[0].rstrip(".")
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -113,11 +119,11 @@ def read(folder: Path) -> dict[str, Any]:
         UserError: when there is none, or it is not one.
     """
     try:
-        record = json.loads((folder / "record.json").read_text())
+        record = json.loads(read_text(folder / "record.json"))
     except FileNotFoundError:
         raise UserError(f"{folder} is no run folder: it has no record.json.") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}/record.json cannot be read ({error}).") from None
+    except (OSError, Refused, ValueError, RecursionError) as error:
+        raise UserError(f"{folder}/record.json cannot be read: {reason(error)}.") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not EMPTY.keys() <= record.keys():
         raise UserError(f"{folder}/record.json is no record of schema {SCHEMA}.")
     return record

@@ -1,0 +1,97 @@
+"""Files that a stranger may have made, read without running anything in them or filling the memory.
+
+Nothing here imports torch: what a file may cost is settled before anything opens it in earnest.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+LARGEST_TEXT = 4_000_000  # bytes; a configuration has 3,000, a record 2,000
+LARGEST_ARCHIVE = 8_000_000_000  # bytes of a checkpoint or an exported network
+# each entry costs a little memory and time; a network of 1,000 layers has 10,000
+MOST_ENTRIES = 100_000
+Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
+
+
+class Refused(Exception):
+    """A file that will not be opened; the message completes "FILE cannot be read: ..."."""
+
+
+def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
+    """A plain file's UTF-8 text, of at most `largest` bytes.
+
+    Raises:
+        OSError: there is no such file, or it may not be read.
+        Refused: it is a folder, a pipe or a device, too large, or not UTF-8.
+    """
+    check_plain(path, largest)
+    with open(path, "rb") as file:
+        content = file.read(largest + 1)  # not trusting the size, which may grow meanwhile
+    if len(content) > largest:
+        raise Refused(f"it has more than {largest:,} bytes")
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise Refused("it is no UTF-8 text") from None
+
+
+def check_plain(path: Path, largest: int) -> None:
+    """Refuse what is no plain file, for opening a pipe may wait for ever, and what is too large.
+
+    Raises:
+        OSError: there is no such file.
+        Refused: for the rest.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise Refused("it is no plain file")
+    if status.st_size > largest:
+        raise Refused(f"it has more than {largest:,} bytes")
+
+
+def read_yaml(path: Path) -> Any:
+    """Plain lists, mappings and values from a YAML file.
+
+    Raises:
+        OSError: as `read_text`.
+        Refused: it is not YAML, or uses aliases, with which a few lines can stand for gigabytes.
+    """
+    text = read_text(path)
+    try:
+        for event in yaml.parse(text, Loader=Loader):
+            if isinstance(event, yaml.AliasEvent):
+                raise Refused("it uses YAML aliases (*name), which no run writes")
+        return yaml.load(text, Loader=Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise Refused(f"it is no valid YAML ({type(error).__name__})") from None
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a zip file, as torch writes them, that would unpack to more than it holds.
+
+    Raises:
+        OSError: there is no such file.
+        Refused: it is no such archive, or its entries are compressed (torch stores them plain), overlap, lie
+            outside it or are too many.
+    """
+    check_plain(path, LARGEST_ARCHIVE)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+        raise Refused(f"it is no archive of torch's ({type(error).__name__})") from None
+    if len(entries) > MOST_ENTRIES:
+        raise Refused(f"it has more than {MOST_ENTRIES:,} entries")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
+            raise Refused(f"its entry {entry.filename!r} is compressed, as torch writes none")
+        if ".." in Path(entry.filename).parts or Path(entry.filename).is_absolute():
+            raise Refused(f"its entry {entry.filename!r} lies outside the archive")
+    if sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise Refused("its entries claim more bytes than the file has")

@@ -1,0 +1,98 @@
+"""Files that a stranger may have made are refused before they can cost anything."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifarlab.untrusted import LARGEST_TEXT, Refused, check_archive, read_text, read_yaml
+
+
+def test_text_of_a_plain_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes("größe\n".encode())
+    assert read_text(path) == "größe\n"
+    path.write_bytes(b"x" * LARGEST_TEXT)
+    assert len(read_text(path)) == LARGEST_TEXT
+
+
+@pytest.mark.parametrize("kind", ["large", "binary", "folder", "pipe", "device"])
+def test_other_files_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "a.txt"
+    if kind == "large":
+        with open(path, "wb") as file:
+            file.truncate(10**12)  # sparse: it takes no room
+    elif kind == "binary":
+        path.write_bytes(b"\xff\xfe\x00")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(Refused):
+        read_text(path)
+
+
+def test_yaml_of_plain_values(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("a: [1, 2.5, null]\nb: {c: text}\n")
+    assert read_yaml(path) == {"a": [1, 2.5, None], "b": {"c": "text"}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]\n",
+        "a: &a\n  b: *a\n",
+        "a: !!python/object/apply:os.system [echo]\n",
+        "a: [1\n",
+        "[" * 100_000,
+        "a: 2020-99-99\n",
+        "a: \x00\n",
+    ],
+    ids=["aliases", "circle", "object", "unfinished", "deep", "date", "control"],
+)
+def test_yaml_that_would_cost_or_run_something_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(Refused):
+        read_yaml(path)
+
+
+def test_archives_of_torch_pass(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    torch.save({"weights": torch.ones(1000)}, path)
+    check_archive(path)
+
+
+def test_archives_that_unpack_to_more_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data/0", b"\0" * 10_000_000)
+    with pytest.raises(Refused, match="compressed"):
+        check_archive(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/../../b", b"x")
+    with pytest.raises(Refused, match="outside"):
+        check_archive(path)
+    path.write_bytes(b"PK\x03\x04 and no more")
+    with pytest.raises(Refused, match="no archive"):
+        check_archive(path)
+
+
+def test_entries_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("data/0", b"x" * 10_000)
+        first = archive.infolist()[0]
+        for number in range(1, 50):  # entries of the directory that all point at the first one's bytes
+            twin = zipfile.ZipInfo(f"data/{number}")
+            twin.header_offset, twin.CRC = first.header_offset, first.CRC
+            twin.file_size = twin.compress_size = first.file_size
+            archive.filelist.append(twin)
+            archive.NameToInfo[twin.filename] = twin
+    with pytest.raises(Refused, match="claim more bytes"):
+        check_archive(path)
