@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifarlab.untrusted import LARGEST_TEXT, Refused, check_archive, read_text, read_yaml
+from cifarlab.untrusted import LARGEST_TEXT, Refused, check_archive, clean, read_text, read_yaml
 
 
 def test_text_of_a_plain_file(tmp_path: Path) -> None:
@@ -49,11 +49,12 @@ def test_yaml_of_plain_values(tmp_path: Path) -> None:
         "a: &a\n  b: *a\n",
         "a: !!python/object/apply:os.system [echo]\n",
         "a: [1\n",
-        "[" * 100_000,
+        "a: " + "[" * 50_000 + "]" * 50_000,
+        "? [1, 2]\n: x\n",
         "a: 2020-99-99\n",
         "a: \x00\n",
     ],
-    ids=["aliases", "circle", "object", "unfinished", "deep", "date", "control"],
+    ids=["aliases", "circle", "object", "unfinished", "deep", "key", "date", "control"],
 )
 def test_yaml_that_would_cost_or_run_something_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.yaml"
@@ -96,3 +97,7 @@ def test_entries_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
             archive.NameToInfo[twin.filename] = twin
     with pytest.raises(Refused, match="claim more bytes"):
         check_archive(path)
+
+
+def test_texts_are_made_safe_to_print() -> None:
+    assert clean("a\x1b[31mb\n\u202ec\ud800 größe") == "a [31mb c  größe"

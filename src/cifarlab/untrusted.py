@@ -5,6 +5,8 @@ Nothing here imports torch: what a file may cost is settled before anything open
 
 from __future__ import annotations
 
+import json
+import re
 import stat
 import zipfile
 from pathlib import Path
@@ -16,6 +18,9 @@ LARGEST_TEXT = 4_000_000  # bytes; a configuration has 3,000, a record 2,000
 LARGEST_ARCHIVE = 8_000_000_000  # bytes of a checkpoint or an exported network
 # each entry costs a little memory and time; a network of 1,000 layers has 10,000
 MOST_ENTRIES = 100_000
+DEEPEST = 20  # levels of a YAML file; a configuration has four
+# control characters, which a terminal would obey, those that turn the direction of text, and halves of one
+HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
 
 
@@ -60,16 +65,47 @@ def read_yaml(path: Path) -> Any:
 
     Raises:
         OSError: as `read_text`.
-        Refused: it is not YAML, or uses aliases, with which a few lines can stand for gigabytes.
+        Refused: as `read_text` and `parse_yaml`.
     """
-    text = read_text(path)
+    return parse_yaml(read_text(path))
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain lists, mappings and values.
+
+    Raises:
+        Refused: it is not YAML, uses aliases, with which a few lines can stand for gigabytes, or nests so
+            deeply that it could overflow the parser's stack.
+    """
+    depth = 0
     try:
         for event in yaml.parse(text, Loader=Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent):
                 raise Refused("it uses YAML aliases (*name), which no run writes")
+            if depth > DEEPEST:
+                raise Refused(f"it nests more than {DEEPEST} levels")
         return yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # TypeError: a list as a key
         raise Refused(f"it is no valid YAML ({type(error).__name__})") from None
+
+
+def read_json(path: Path) -> Any:
+    """Plain values from a JSON file.
+
+    Raises:
+        OSError: as `read_text`.
+        Refused: as `read_text`, or it is torn, or no JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        raise Refused("it is torn, or no JSON") from None
+
+
+def clean(text: str) -> str:
+    """The text on one line, safe to print."""
+    return HARMFUL.sub(" ", text).strip()
 
 
 def check_archive(path: Path) -> None:

@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from cifarlab.atomic import atomically, write_text
+from cifarlab.atomic import write_text
 
 COLUMNS = ("epoch", "step", "lr", "train/loss", "train/accuracy", "val/loss", "val/accuracy", "seconds")
 Row = dict[str, Any]
@@ -28,7 +28,9 @@ def draw_curves(path: Path, history: list[Row], validates_on_test: bool) -> None
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-    figure = Figure(figsize=(10, 4), layout="constrained")
+    from cifarlab.pictures.grid import save
+
+    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
@@ -55,5 +57,4 @@ def draw_curves(path: Path, history: list[Row], validates_on_test: bool) -> None
         panel.grid(alpha=0.3)
         panel.legend()
     panels[1].yaxis.set_major_formatter(PercentFormatter(1))
-    with atomically(path) as file:
-        figure.savefig(file, dpi=120, format="png")
+    save(figure, path)

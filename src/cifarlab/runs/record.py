@@ -16,11 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cifarlab.atomic import write_text
 from cifarlab.errors import UserError
-from cifarlab.untrusted import Refused, read_text, read_yaml
+from cifarlab.untrusted import Refused, read_json, read_yaml
 
 SCHEMA = 1
 # what a run is, whatever it ran on and wherever it lies: the rest stays out of the configuration's hash
-NOT_HASHED = ("resume", "logger", "data.root", "data.mirrors", "trainer.enable_progress_bar")
+NOT_HASHED = ("resume", "export", "logger", "data.root", "data.mirrors", "trainer.enable_progress_bar")
 
 EMPTY: dict[str, Any] = {
     "schema": SCHEMA,
@@ -44,7 +44,7 @@ EMPTY: dict[str, Any] = {
             "fingerprint",
         )
     },
-    "model": {"parameters": None},
+    "model": {"parameters": None, "export_difference": None},
     "environment": {
         k: None
         for k in ("python", "torch", "lightning", "device", "precision", "threads", "git_commit", "git_dirty")
@@ -102,7 +102,7 @@ def read_config(folder: Path) -> DictConfig:
         plain = read_yaml(folder / "config.yaml")
         if not isinstance(plain, dict):
             raise Refused("it is no configuration of a run")
-        return OmegaConf.create(plain)
+        return OmegaConf.create({"export": "pt2", **plain})  # a run from before the key has none
     except (OSError, Refused, OmegaConfBaseException) as error:
         raise UserError(f"{folder}/config.yaml cannot be read: {reason(error)}.") from None
 
@@ -119,10 +119,10 @@ def read(folder: Path) -> dict[str, Any]:
         UserError: when there is none, or it is not one.
     """
     try:
-        record = json.loads(read_text(folder / "record.json"))
+        record = read_json(folder / "record.json")
     except FileNotFoundError:
         raise UserError(f"{folder} is no run folder: it has no record.json.") from None
-    except (OSError, Refused, ValueError, RecursionError) as error:
+    except (OSError, Refused) as error:
         raise UserError(f"{folder}/record.json cannot be read: {reason(error)}.") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not EMPTY.keys() <= record.keys():
         raise UserError(f"{folder}/record.json is no record of schema {SCHEMA}.")

@@ -1,0 +1,1 @@
+"""Pictures as PNG files, drawn by matplotlib without a display."""
