@@ -31,6 +31,7 @@ QUICK = [
     "trainer.max_epochs=2",
     "trainer.limit_train_batches=6",
     "logger=none",
+    "export=none",
 ]
 # all that is random, and all that has a state
 STATEFUL = ["reg=[dropout,augment,cutout,mixup,batch_norm,early_stopping]", "scheduler=plateau"]
@@ -60,7 +61,7 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 
 
 def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path) -> None:
-    record = run(tmp_path, "logger=tensorboard")
+    record = run(tmp_path, "logger=tensorboard", "export=pt2")
     names = sorted(p.relative_to(tmp_path).as_posix() for p in tmp_path.rglob("*") if p.is_file())
     assert [n for n in names if not n.startswith("events.out.tfevents.")] == [
         "checkpoints/best.ckpt",
@@ -68,6 +69,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path) -> None:
         "config.yaml",
         "curves.png",
         "metrics.csv",
+        "model.pt2",
         "record.json",
         "weights.safetensors",
     ]
@@ -81,6 +83,7 @@ def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path) -> None:
     assert (
         saved["model"]["parameters"] == sum(t.numel() for t in weights(tmp_path).values()) - 6
     )  # the scaling
+    assert saved["model"]["export_difference"] == pytest.approx(0, abs=1e-6)
     rows = metrics(tmp_path)
     assert list(rows[0]) == [
         "epoch",
@@ -198,7 +201,9 @@ def test_a_run_ended_by_early_stopping_stays_ended(tmp_path: Path) -> None:
 
 def test_a_resume_needs_a_whole_checkpoint_and_forgets_the_old_score(tmp_path: Path) -> None:
     run(tmp_path, "trainer.max_epochs=1")
+    (tmp_path / "model.pt2").touch()
     assert run(tmp_path, "test=false", f"resume={tmp_path}")["test"] == records.EMPTY["test"]
+    assert not (tmp_path / "model.pt2").exists()
     with pytest.raises(UserError, match=r"2 epochs behind it"):
         run(tmp_path, "trainer.max_epochs=1", f"resume={tmp_path}")
     last = tmp_path / "checkpoints/last.ckpt"
@@ -279,7 +284,7 @@ def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[s
 
 def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
     """Gradients averaged over two halves of a batch are the batch's; nothing else is random here."""
-    quick = [*QUICK[:-2], "trainer.limit_train_batches=4", "data.eval_batch_size=100", "logger=none"]
+    quick = [*QUICK[:-3], "trainer.limit_train_batches=4", "data.eval_batch_size=100", "logger=none"]
     pair = ["trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=16", f"hydra.run.dir={tmp_path}/two"]
     result = command(*[o for o in quick if o != "trainer=cpu"], *pair)
     assert result.returncode == 0, result.stderr
@@ -287,6 +292,7 @@ def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None
         tmp_path / "one", "trainer.limit_train_batches=4", "data.batch_size=32", "data.eval_batch_size=200"
     )
     two = records.read(tmp_path / "two")
+    assert two["model"]["export_difference"] == pytest.approx(0, abs=1e-6)
     assert two["test"]["accuracy"] == pytest.approx(one["test"]["accuracy"], abs=0.01)
     assert two["test"]["loss"] == pytest.approx(one["test"]["loss"], rel=1e-3)
     first, second = weights(tmp_path / "one"), weights(tmp_path / "two")

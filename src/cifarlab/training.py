@@ -23,8 +23,10 @@ from torch import Tensor, nn
 from cifarlab import hardware
 from cifarlab.data.module import ImageData
 from cifarlab.errors import RunFailed, UserError
+from cifarlab.mistakes import shown
 from cifarlab.models.classifier import Classifier
 from cifarlab.regularizers import Regularization
+from cifarlab.runs import export
 from cifarlab.runs import record as records
 from cifarlab.runs.callbacks import Bar, EpochSeed, LastCheckpoint, RunRecord, Stopping, peak_memory_bytes
 from cifarlab.runs.checkpoints import (
@@ -55,6 +57,7 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
         SystemExit: with code 143, stopped by SIGTERM, likewise.
     """
     quiet()
+    export.require(config["export"])
     regularization = Regularization([instantiate(part) for part in config["reg"].values()])
     data: ImageData = instantiate(config["data"], seed=config["seed"], regularization=regularization)
     data.setup()
@@ -70,12 +73,14 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     with recorded(record, recorder, trainer, folder):
         if trainer.is_global_zero:
             records.write_config(folder, {**config, "resume": None})
+            export.remove(folder)  # of an earlier part of the run
             log.info(layers(model))
         trainer.fit(model, data, ckpt_path=checkpoint)
         if config["test"]:
             record["test"] = score_test_images(trainer, model, data, folder, config["test_weights"])
         if trainer.is_global_zero:
             save_weights(model, folder / "weights.safetensors")
+            record["model"]["export_difference"] = export.write(folder, model, data, config, record)
 
     if trainer.is_global_zero:
         log_hyperparameters(trainer.logger, config, record)
@@ -142,7 +147,7 @@ def recorded(
         ctrl_c = isinstance(recorder.stopped_by or stop, KeyboardInterrupt)
         outcome = {"status": "interrupted", "error": "stopped by Ctrl-C" if ctrl_c else "stopped by SIGTERM"}
         if trainer.is_global_zero:
-            log.info(f"{outcome['error'].capitalize()}; to go on: python train.py 'resume={folder}'")
+            log.info(f"{outcome['error'].capitalize()}; to go on: python train.py 'resume={shown(folder)}'")
         raise (KeyboardInterrupt if ctrl_c else SystemExit(143)) from None
     except BaseException as error:
         outcome["error"] = f"{type(error).__name__}: {error}"
@@ -238,7 +243,10 @@ def describe(
             "validation": data.validation,
             "fingerprint": data.fingerprint,
         },
-        "model": {"parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)},
+        "model": {
+            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+            "export_difference": None,
+        },
         "environment": {
             **records.environment(),
             "device": hardware.describe(trainer.strategy.root_device),
@@ -323,7 +331,7 @@ def summary(record: dict[str, Any], folder: Path) -> str:
     if speed:
         span = f"{epochs} epoch{'s' * (epochs != 1)}, {record['train_seconds']:.0f} s of training"
         lines.append(f"{span}, {speed:,.0f} images/s.")
-    return "\n".join([*lines, f"Run folder: {folder}"])
+    return "\n".join([*lines, f"Run folder: {shown(folder)}"])
 
 
 def quiet() -> None:

@@ -48,6 +48,8 @@ class Whitening(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         flat = pixels.flatten(1) / 255 - self.mean
+        if torch.compiler.is_exporting():  # an exported program runs in float32 and has no such switches
+            return (flat @ self.matrix).view_as(pixels)
         # in bfloat16 or TF32 the rounding would be as large as the small eigenvalues that this brings out
         precision = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")

@@ -18,7 +18,16 @@ from cifarlab.runs import record as records
 
 # how long, where and at which rate the run goes on: all else would make another run of it
 GROUPS = ("trainer", "scheduler", "logger")
-KEYS = ("resume", "test", "test_weights", "optimizer.lr", "data.root", "data.mirrors", "data.eval_batch_size")
+KEYS = (
+    "resume",
+    "test",
+    "test_weights",
+    "export",
+    "optimizer.lr",
+    "data.root",
+    "data.mirrors",
+    "data.eval_batch_size",
+)
 PATH_KEYS = ("resume", "start_from", "run", "images", "out", "gallery", "data.root")
 
 
