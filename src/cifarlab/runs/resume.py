@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,16 @@ PATH_KEYS = ("resume", "start_from", "run", "images", "out", "gallery", "data.ro
 def quoted(override: str) -> str:
     """The name of a file or folder in quotes, for a run's own name holds what Hydra would read.
 
-    Left alone are what is quoted already, a list, and a choice of two folders in a sweep.
+    Left alone are what is quoted already, a list, an interpolation, and a choice of folders in a sweep.
     """
     key, _, value = override.partition("=")
-    plain = not value or re.fullmatch(r"[\w./+-]+|'.*'|\".*\"|\[.*\]|\$\{.*\}|null", value)
-    if key not in PATH_KEYS or plain or ("," in value and not Path(value).exists()):
+    as_it_is = not value or value == "null" or value[0] in "'\"[" or value.startswith("${")
+    if key not in PATH_KEYS or as_it_is or ("," in value and not Path(value).exists()):
         return override
-    return "{}='{}'".format(key, value.replace("'", "\\'"))
+    mark = '"' if "'" in value else "'"
+    text = value.replace(mark, "\\" + mark)
+    closing = text[len(text.rstrip("\\")) :]  # backslashes at the end would take the quote's meaning
+    return f"{key}={mark}{text}{closing}{mark}"
 
 
 def existing_folder(key: str, name: str) -> Path:
