@@ -42,7 +42,8 @@ def conforms(value: Any, annotation: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(conforms(part, arguments[0]) for part in value)
     if annotation is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
+        return finite and not isinstance(value, bool)
     if annotation is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return value is None if annotation in (None, types.NoneType) else isinstance(value, annotation)

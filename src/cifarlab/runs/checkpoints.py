@@ -73,15 +73,20 @@ def load_weights(model: Classifier, path: Path, scaling: bool = True) -> None:
     """
     state, classes = read_weights(path) if path.suffix == ".safetensors" else checkpoint_weights(path)
     if scaling:
-        if len(classes) != model.num_classes or not all(isinstance(name, str) for name in classes):
-            raise UserError(f"{path} does not name the {model.num_classes} classes of its network.")
-        model.classes = list(classes)
+        if not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+            raise UserError(f"{path} does not name the classes of its network.")
+        if len(classes) != model.num_classes:
+            raise UserError(
+                f"{path} holds the weights of a network for {len(classes)} classes, not for "
+                f"{model.num_classes}."
+            )
+        model.classes = classes
     else:
         own = {name: value for name, value in model.state_dict().items() if name.startswith("scaling.")}
         state = {name: value for name, value in state.items() if not name.startswith("scaling.")} | own
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:  # the latter for what is no state dict
         reason = str(error).strip().splitlines()[-1].strip().rstrip(".")
         raise UserError(f"{path} holds another network's weights ({reason}).") from None
 

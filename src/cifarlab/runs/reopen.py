@@ -1,7 +1,11 @@
-"""A run opened again from its folder: its configuration, its network with the weights, its data."""
+"""A run opened again from its folder: its configuration, its network with the weights, its data.
+
+The folder may be a stranger's: what is used of its configuration and record is checked first.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,8 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 
 from cifarlab import config as configs
@@ -24,8 +30,30 @@ from cifarlab.regularizers import Regularization
 from cifarlab.runs import record as records
 from cifarlab.runs.checkpoints import load_weights
 from cifarlab.runs.resume import existing_folder
+from cifarlab.signatures import conforms, describe
+from cifarlab.types import Count, Fraction, Natural, NonNegative, Seed
 
 Weights = Literal["scored", "last", "best"]
+
+RECORD: dict[str, Any] = {  # what is read of a record, and what it may be
+    "status": Literal["running", "done", "interrupted", "failed"],
+    "epochs": Natural,
+    "data.num_classes": Count,
+    "data.fingerprint": str,
+    "environment.device": str | None,
+    "environment.precision": Literal["32-true", "bf16-mixed", "16-mixed"],
+    "environment.threads": int | None,
+    "environment.torch": str | None,
+    "val.accuracy": Fraction | None,
+    "val.loss": NonNegative | None,
+    "best_val.accuracy": Fraction | None,
+    "best_val.loss": NonNegative | None,
+    "test.accuracy": Fraction | None,
+    "test.superclass_accuracy": Fraction | None,
+    "test.loss": NonNegative | None,
+    "test.images": Count | None,
+    "test.weights": Literal["last", "best"] | None,
+}
 
 
 @dataclass
@@ -36,8 +64,23 @@ class OpenRun:
     config: dict[str, Any]
     record: dict[str, Any]
     model: Classifier
-    weights: Path  # the file they were read from
+    weights: Literal["last", "best"]  # of the last epoch, or of the one with the best validation accuracy
+    file: Path  # that they were read from
     precision: str  # as Lightning spells it
+    images: ImageData  # not loaded yet: see `data`
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a batch of the run's evaluation: in others the last digits would differ."""
+        return self.images.eval_batch_size
+
+    @property
+    def validates_all(self) -> bool:
+        """Whether the run validated on all images of its split, at the ends of epochs."""
+        trainer = self.config.get("trainer")
+        keys = ("limit_val_batches", "val_check_interval")
+        # 1.0 is the whole, and 1 a single batch
+        return isinstance(trainer, dict) and all(str(trainer.get(key)) in ("None", "1.0") for key in keys)
 
     @contextmanager
     def inference(self) -> Iterator[None]:
@@ -48,13 +91,10 @@ class OpenRun:
             yield
 
     def logits(self, images: Tensor) -> Tensor:
-        """For uint8 images (N, 3, 32, 32), N at least 1, float32 logits (N, num_classes) on the CPU.
-
-        In the batches of the run's own evaluation: in others the last digits would differ.
-        """
-        size = self.config["data"]["eval_batch_size"]
+        """For uint8 images (N, 3, 32, 32), N at least 1, float32 logits (N, num_classes) on the CPU."""
         with self.inference():
-            parts = [self.model(part.to(self.model.device)).float().cpu() for part in images.split(size)]
+            batches = images.split(self.batch_size)
+            parts = [self.model(part.to(self.model.device)).float().cpu() for part in batches]
         return torch.cat(parts)
 
     def data(self) -> ImageData:
@@ -63,11 +103,11 @@ class OpenRun:
         Raises:
             UserError: they are not to be had, or not those that the run had.
         """
-        data: ImageData = instantiate(
-            self.config["data"], seed=self.config["seed"], regularization=Regularization()
-        )
+        data = self.images
         data.setup()
-        if data.fingerprint != self.record["data"]["fingerprint"]:
+        assert data.set is not None
+        known = self.record["data"]
+        if (data.fingerprint, len(data.set.classes)) != (known["fingerprint"], known["num_classes"]):
             raise UserError(
                 f"{self.folder}: data={data.name} as it is here is not what that run was trained on (its "
                 "fingerprint differs from the record's); let data.root= name the folder with the same files."
@@ -92,49 +132,94 @@ def open_run(
         UserError: the folder holds no run, or one that cannot be rebuilt.
     """
     existing_folder("run", str(folder))
-    record = records.read(folder)
-    config: Any = OmegaConf.to_container(records.read_config(folder))
-    try:
-        configs.check(config)
-        config["data"] |= {key: value for key, value in (data or {}).items() if value is not None}
-    except WrongKey as error:
-        raise UserError(f"{folder}/config.yaml: {error}") from error
-    configs.check(config)
-    classes = record["data"]["num_classes"]
-    if not (isinstance(classes, int) and 1 <= classes <= 100_000):
-        raise UserError(f"{folder}/record.json: data.num_classes={classes}: expected the number of classes.")
-    model: Classifier = instantiate(
-        config["model"],
-        num_classes=classes,
-        regularization=Regularization([instantiate(part) for part in config["reg"].values()]),
-        scaling=blank_scaling(config["data"]["scaling"]),
-        _convert_="all",
-    )
-    path = weights_file(folder, weights)
-    load_weights(model, path)
+    record = read_record(folder)
+    config = read_config(folder)
+    config["data"] |= {key: value for key, value in (data or {}).items() if value is not None}
+    configs.check_target("data", "data", config["data"])
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("accelerator=gpu: there is no GPU that torch can use here; type accelerator=cpu.")
+    chosen, file = choose_weights(folder, record, weights)
+    try:
+        images: ImageData = instantiate(config["data"], seed=config["seed"], regularization=Regularization())
+        model: Classifier = instantiate(
+            config["model"],
+            num_classes=record["data"]["num_classes"],
+            regularization=Regularization([instantiate(part) for part in config["reg"].values()]),
+            scaling=blank_scaling(images.scaling),
+            _convert_="all",
+        )
+    except (InstantiationException, OmegaConfBaseException) as error:
+        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+        raise UserError(f"{folder}/config.yaml: that run cannot be rebuilt ({reason}).") from error
+    load_weights(model, file)
     options = hardware.settle({"accelerator": accelerator, "precision": record["environment"]["precision"]})
     device = torch.device("cuda" if options["accelerator"] == "gpu" else "cpu")
     precision = hardware.possible(options["precision"], device.type)
     model = model.to(device, memory_format=model.memory_format).eval()
-    return OpenRun(folder, config, record, model, path, precision)
+    return OpenRun(folder, config, record, model, chosen, file, precision, images)
 
 
-def weights_file(folder: Path, weights: Weights) -> Path:
-    """Where a run has those weights.
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record of a run, what is used of it checked.
 
     Raises:
-        UserError: nowhere.
+        UserError: there is none, or a value cannot be.
     """
-    checkpoints = folder / "checkpoints"
-    if weights == "best":
-        path = checkpoints / "best.ckpt"
-        if not path.is_file():
-            raise UserError(f"{folder} has no checkpoints/best.ckpt: that run did not validate.")
-        return path
-    if weights == "scored" and (folder / "weights.safetensors").is_file():
-        return folder / "weights.safetensors"
-    if not (checkpoints / "last.ckpt").is_file():
-        raise UserError(f"{folder} has no weights: no epoch of that run was finished.")
-    return checkpoints / "last.ckpt"
+    record = records.read(folder)
+    for key, annotation in RECORD.items():
+        part, _, name = key.rpartition(".")
+        owner = record[part] if part else record
+        if not isinstance(owner, dict):
+            raise UserError(
+                f"{folder}/record.json: {part}={json.dumps(owner)[:40]}: expected keys with values."
+            )
+        value = owner.get(name)
+        if not conforms(value, annotation):
+            raise UserError(
+                f"{folder}/record.json: {key}={json.dumps(value)[:40]}: expected {describe(annotation)}."
+            )
+    return record
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run, checked in the parts that its network and data are made from.
+
+    The others may be what another version of Lightning or of this project took.
+
+    Raises:
+        UserError: it cannot be read, or a key is wrong.
+    """
+    config: Any = OmegaConf.to_container(records.read_config(folder))
+    try:
+        configs.check_value("seed", config.get("seed"), Seed)
+        for group in ("data", "model"):
+            configs.check_target(group, group, config.get(group))
+        for name, part in configs.check_mapping("reg", config.get("reg")).items():
+            configs.check_target("reg", f"reg.{name}", part)
+        configs.check_folds(config["data"])
+        configs.check_regularizers(config["reg"])
+    except WrongKey as error:
+        raise UserError(f"{folder}/config.yaml: {error}") from error
+    plain: dict[str, Any] = config
+    return plain
+
+
+def choose_weights(
+    folder: Path, record: Mapping[str, Any], weights: Weights
+) -> tuple[Literal["last", "best"], Path]:
+    """Which weights those are, and the file that a run has them in.
+
+    Raises:
+        UserError: it has none.
+    """
+    chosen: Literal["last", "best"] = (
+        (record["test"]["weights"] or "last") if weights == "scored" else weights
+    )
+    alone, checkpoint = folder / "weights.safetensors", folder / "checkpoints" / f"{chosen}.ckpt"
+    # a run that was finished once, and then went on and was stopped, still has the older ones in that file
+    if weights == "scored" and record["status"] == "done" and alone.is_file():
+        return chosen, alone
+    if not checkpoint.is_file():
+        why = "that run did not validate" if chosen == "best" else "no epoch of that run was finished"
+        raise UserError(f"{checkpoint} is missing: {why}, or it was removed.")
+    return chosen, checkpoint
