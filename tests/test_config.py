@@ -20,7 +20,7 @@ from cifarlab.config import WrongKey, check, signature
 
 CONF = Path(__file__).parents[1] / "conf"
 SHARED = OmegaConf.to_container(OmegaConf.load(CONF / "train.yaml"))
-NO_SCHEMA = ("trainer", "experiment")  # groups whose options have no `_target_`
+NO_SCHEMA = ("trainer", "experiment", "search")  # groups whose options have no `_target_`
 
 
 def options(group: str) -> list[str]:
@@ -28,7 +28,7 @@ def options(group: str) -> list[str]:
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
 
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir())
+GROUPS = configs.groups(CONF)
 # as few compositions as name every option of every group but the experiments, which choose for themselves
 ROWS = {group: options(group) for group in GROUPS if group != "experiment"}
 LONGEST = max(map(len, ROWS.values()))

@@ -12,36 +12,71 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 # appended to a training command so that it takes a second; the last of two values counts
 SHORT = [
+    "export=none",
     "data.batch_size=8",
     "data.eval_batch_size=8",
     "trainer.max_epochs=1",
     *(f"trainer.limit_{s}_batches=1" for s in ("train", "val", "test")),
 ]
-# runs command after command in one process: importing torch takes longer than any of them
+# runs command after command in one process, and the jobs of a sweep in forks of it: importing torch takes
+# longer than any of them
 RUN_ALL = """
-import contextlib, io, json, os, runpy, sys, traceback
+import contextlib, io, json, os, runpy, signal, sys, traceback
+
+from hydra.core.global_hydra import GlobalHydra
 
 import cifarlab.runs.callbacks as callbacks
+import cifarlab.sweeps.here as here
+import cifarlab.training
 
+
+def run(arguments):
+    os.environ.pop("HYDRA_FULL_ERROR", None)
+    sys.argv = arguments
+    try:
+        runpy.run_path(arguments[0], run_name="__main__")
+    except SystemExit as stop:
+        return stop.code or 0
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+class Forked:
+    def __init__(self, job, environment, aloud):
+        self.pid, self.ended = os.fork(), None
+        if self.pid == 0:
+            code = 1
+            try:
+                for number in (signal.SIGINT, signal.SIGTERM):
+                    signal.signal(number, signal.SIG_DFL)
+                GlobalHydra.instance().clear()
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    code = run(job.arguments()[1:])
+            finally:
+                os._exit(code)
+
+    def code(self):
+        if self.ended is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.ended = os.waitstatus_to_exitcode(status) if pid else None
+        return self.ended
+
+
+here.Process = Forked
 results = []
 for arguments in json.load(sys.stdin):
-    os.environ.pop("HYDRA_FULL_ERROR", None)
-    sys.argv = ["train.py", *arguments]
-    said, code = io.StringIO(), 0
+    said = io.StringIO()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        try:
-            runpy.run_path("train.py", run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code or 0
-        except Exception:
-            traceback.print_exc()
-            code = 1
+        code = run(arguments)
     results.append((code, said.getvalue()))
     callbacks.draw_curves = lambda *_: None  # the first run's are enough: a third of the time
 json.dump(results, sys.stdout)
@@ -69,7 +104,7 @@ def options(group: str) -> list[str]:
 
 
 SHOWN = [line for block in blocks("bash") for line in block.splitlines()]
-TRAINING = [line for line in SHOWN if line.startswith("python train.py")]
+COMMANDS = [line for line in SHOWN if line.startswith("python ")]
 MISTAKES = [block.removeprefix("$ ").splitlines() for block in blocks("text")]
 
 
@@ -83,12 +118,20 @@ def make(target: str) -> str:
 
 
 def shortened(command: str, folder: str) -> list[str]:
-    """The arguments of `python train.py ...`, with what makes it short behind them."""
-    typed = shlex.split(command)[2:]
-    arguments = [word.replace("DIR", folder) for word in typed]
-    if "resume=DIR" in typed:
-        return [*arguments, "trainer.max_epochs=2"]
-    return [*arguments, *([] if "data=arrays" in typed else ["data=digits"]), *SHORT]
+    """The script and arguments of a command, on the digits, with what makes a training short behind them."""
+    script, *typed = [word.replace("DIR", folder) for word in shlex.split(command)[1:]]
+    typed = [word.replace("range(3)", "range(1)") for word in typed]
+    if script == "explore.py":
+        return [script, *typed, "data=digits"]
+    if script == "evaluate.py":
+        return [script, *(word for word in typed if not word.startswith("data.root="))]
+    if script != "train.py":
+        return [script, *typed]
+    if f"resume={folder}" in typed:
+        return [script, *typed, "trainer.max_epochs=2"]
+    trials = ["hydra.sweeper.trials=2"] if "search=optuna" in typed else []
+    data = [] if "data=arrays" in typed else ["data=digits"]
+    return [script, *typed, *data, *SHORT, *trials]
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +140,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     copy = tmp_path_factory.mktemp("project")
     for name in ("src", "conf"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "train.py", copy)
+    for script in ROOT.glob("*.py"):
+        shutil.copy(script, copy)
     for block in blocks("python") + blocks("yaml"):
         path = copy / block.splitlines()[0].removeprefix("# ")
         with open(path, "a") as file:
             file.write(block)
+    (copy / "photos").mkdir()
+    Image.new("RGB", (48, 64), "red").save(copy / "photos" / "red.png")
     (copy / "data").mkdir()
     images, labels = np.zeros((40, 3, 32, 32), np.uint8), np.arange(40) % 4
     np.savez(
@@ -117,8 +163,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def outcomes(project: Path) -> dict[str, tuple[int, str]]:
     """Each command's exit code and what it said, after a first run that the others may resume."""
-    commands = ["python train.py hydra.run.dir=first", *TRAINING, *(command for command, _ in MISTAKES)]
+    commands = ["python train.py hydra.run.dir=first", *COMMANDS, *(command for command, _ in MISTAKES)]
     arguments = [shortened(command, "first") for command in commands]
+    arguments[0].append("export=pt2")
     environment = os.environ | {"PYTHONPATH": str(project / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", RUN_ALL],
@@ -133,12 +180,12 @@ def outcomes(project: Path) -> dict[str, tuple[int, str]]:
 
 
 def test_every_command_is_known() -> None:
-    others = [line for line in SHOWN if line not in TRAINING]
+    others = [line for line in SHOWN if line not in COMMANDS]
     assert sorted(others) == ["make demo", "make test", "pip install -e ."]
 
 
-@pytest.mark.parametrize("command", TRAINING)
-def test_training_command_runs(outcomes: dict[str, tuple[int, str]], command: str) -> None:
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_runs(outcomes: dict[str, tuple[int, str]], command: str) -> None:
     code, said = outcomes[command]
     assert code == 0, said
 

@@ -25,6 +25,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
@@ -50,6 +51,8 @@ from cifarlab.mistakes import (
 )
 from cifarlab.runs import record as records
 from cifarlab.runs import resume
+from cifarlab.sweeps.ablation import KINDS, listed
+from cifarlab.sweeps.folders import Claim, claim_run, sweep_folder
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +78,7 @@ def run_folder(resume: str | None, overrides: Sequence[str]) -> str:
 OmegaConf.register_new_resolver("short", short, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("utc_now", now, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
 
 
 @contextmanager
@@ -84,12 +88,15 @@ def plain_errors(sweeps: bool = False) -> Iterator[None]:
     `sweeps` says whether the command knows what to do with `-m`.
     """
     traces = os.environ.get("HYDRA_FULL_ERROR")
+    Door.traces = traces == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors on to us instead of printing them
     door = Door(sys.argv[0], sweeps)
     try:
         sys.argv[1:] = door.read(sys.argv[1:])
-        if (answer := door.answer()) is not None:
-            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `--help | head` ends quietly
+        answer = door.answer()
+        if answer is not None or not sweeps:
+            signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # without a run to save, `... | head` ends quietly
+        if answer is not None:
             print(answer)
             sys.exit(0)
         yield
@@ -101,7 +108,7 @@ def plain_errors(sweeps: bool = False) -> Iterator[None]:
         sentence = mistake and (said(mistake) or explain(mistake, door.conf, door.flags.overrides))
         if sentence is None:
             raise
-        if traces == "1":
+        if Door.traces:
             traceback.print_exc()
         print(sentence, file=sys.stderr)
         sys.exit(getattr(mistake, "exit_code", UserError.exit_code))
@@ -113,6 +120,8 @@ def plain_errors(sweeps: bool = False) -> Iterator[None]:
 
 class Door:
     """A command that opens with Hydra: its script, its arguments and the folder its options lie in."""
+
+    traces = False  # whether the user asked to see them
 
     def __init__(self, script: str, sweeps: bool) -> None:
         self.script = Path(script).resolve()
@@ -142,12 +151,45 @@ class Door:
         typed = [
             checked(resume.quoted(text), self.conf, flags.multirun, self.sweeps) for text in flags.overrides
         ]
+        typed, wishes = self.wishes(typed)
         folder = resume.folder_of(typed)
         if folder is not None and flags.multirun:
             raise UserError("resume= goes on with one run: leave out -m.")
         self.resumes = folder is not None
-        flags.overrides = [resume.admit(o, folder) if folder else str(o.input_line) for o in typed]
+        flags.overrides = [resume.admit(o, folder) if folder else str(o.input_line) for o in typed] + wishes
         return flags.overrides + others
+
+    def wishes(self, typed: list[Override]) -> tuple[list[Override], list[str]]:
+        """What was typed without `force` and `ablation`, and these as Hydra's launcher and sweeper take them.
+
+        Raises:
+            UserError: for a value that they do not have, and outside a sweep.
+        """
+        others, wishes = [], []
+        # a job's own command holds the sweep's search, which says more than how to search
+        swept = self.flags.multirun or any(override.key_or_group == "hydra.job.num" for override in typed)
+        for override in typed if self.sweeps else []:
+            key, text = override.key_or_group, override.input_line
+            value = None if override.is_sweep_override() else override.value()
+            if key in ("force", "ablation", "search") and value is not None and not swept:
+                raise UserError(f"{text} is about a sweep: type -m.")
+            if key == "force":
+                if not isinstance(value, bool):
+                    raise UserError(f"{text}: expected true or false.")
+                wishes.append(f"hydra.launcher.force={str(value).lower()}")
+            elif key == "ablation":
+                if value not in KINDS:
+                    raise UserError(f"{text}: {configs.nearest(str(value), KINDS)}")
+                listed(typed)
+                wishes.append(f"hydra.sweeper.ablation={value}")
+            elif key == "hydra/launcher" and (self.conf / key / "cifarlab" / f"{value}.yaml").is_file():
+                # in a folder of ours, for Hydra lays an installed plugin's of that name over one beside it
+                wishes.append(f"{key}=cifarlab/{value}")
+            else:
+                others.append(override)
+                if key == "search" and value is not None:
+                    wishes.append("hydra/sweeper=cifarlab/optuna")
+        return others if self.sweeps else typed, wishes
 
     def answer(self) -> str | None:
         """What to print instead of running: where Hydra would know too little, or take long."""
@@ -229,6 +271,7 @@ class CheckConfig(SayMistake):
     """Checks the configuration once Hydra has composed it and before it makes any folder."""
 
     settled: Settled | None = None  # of the single run that is about to start
+    claim: Claim | None = None  # of the folder of the run at work
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
@@ -253,9 +296,16 @@ class CheckConfig(SayMistake):
             raise Refused from error
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        claim, CheckConfig.claim = CheckConfig.claim, None
+        try:
+            if job_return.status is JobStatus.FAILED:
+                self.on_failure(config, job_return, begun=claim is not None)
+        finally:
+            if claim is not None:
+                claim.release()
+
+    def on_failure(self, config: DictConfig, job_return: JobReturn, begun: bool) -> None:
         """Leave in train.log what was wrong, in a sweep also on the terminal, at once: the others go on."""
-        if job_return.status is not JobStatus.FAILED:
-            return
         error = job_return._return_value
         text = said(error) or "".join(traceback.format_exception(error))
         if config.hydra.mode is RunMode.MULTIRUN:
@@ -264,8 +314,16 @@ class CheckConfig(SayMistake):
         for handler in logging.root.handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.handle(logging.makeLogRecord({"msg": text, "levelno": logging.ERROR}))
-        if isinstance(mistake_in(error), UserError) and config.get("resume") is None:
-            remove_unstarted(Path(config.hydra.runtime.output_dir))
+        folder = Path(config.hydra.runtime.output_dir)
+        if not OmegaConf.is_missing(config.hydra.job, "num"):  # the command of a job of a sweep
+            if begun:
+                from cifarlab.sweeps.jobs import record_failure
+
+                settled = settle(config, config.hydra)
+                short_text = said(error) or f"{type(error).__name__}: {error}"
+                record_failure(folder, short_text, settled, settled.overrides)
+        elif isinstance(mistake_in(error), UserError) and config.get("resume") is None:
+            remove_unstarted(folder)
         super().on_job_end(config, job_return)
 
 
@@ -301,4 +359,5 @@ def job(config: DictConfig) -> tuple[dict[str, Any], Path, list[str], dict[str, 
     if settled is None:  # a job of a sweep
         settled = settle(config, hydra)
         resume.refuse_taken(folder, None)
+    CheckConfig.claim = claim_run(folder)
     return settled.plain, folder, settled.overrides, settled.choices

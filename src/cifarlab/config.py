@@ -34,6 +34,7 @@ ROOT: dict[str, Any] = {
     "test_weights": Literal["last", "best"],
     "resume": str | None,
     "start_from": str | None,
+    "export": Literal["pt2", "onnx", "none"],
 }
 
 
@@ -121,6 +122,8 @@ def check_command(config: Mapping[str, Any], function: str) -> None:
     for key, value in config.items():
         if key in TARGETS and "_target_" in value:
             check_target(key, key, value)
+            if key == "data":
+                check_folds(value)
         elif key == "reg":
             for name, part in value.items():
                 check_target("reg", f"reg.{name}", part)
@@ -290,8 +293,8 @@ def check_sweep(config: Mapping[str, Any]) -> None:
 
 
 def groups(conf: Path) -> list[str]:
-    """The names of the groups in that folder of YAMLs."""
-    return sorted(path.name for path in conf.glob("*/"))
+    """The names of the groups in that folder of YAMLs, without Hydra's own."""
+    return sorted(path.name for path in conf.glob("*/") if path.name != "hydra")
 
 
 def options(conf: Path, group: str) -> list[str]:

@@ -1,0 +1,142 @@
+"""Where sweeps and their jobs lie, who is at work there, and which job has been run before."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from cifarlab.atomic import write_text
+from cifarlab.errors import UserError
+from cifarlab.runs import record as records
+
+SWEEPS = Path("logs/sweeps")
+# the variables by which a launcher of several processes tells one its number
+RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK")
+
+
+class Claim:
+    """A folder held by this process; the kernel lets go of it when the process ends, however it ends.
+
+    Where the file system has no such locks nothing is held and nobody is refused.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Raises:
+        UserError: when another process holds the folder.
+        """
+        self.descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise UserError(f"{folder} is at work in another process; wait for it, or stop it.") from None
+        except OSError:
+            pass
+
+    def release(self) -> None:
+        os.close(self.descriptor)
+
+
+def claim_run(folder: Path) -> Claim | None:
+    """The claim of the first of a run's processes on the run's folder.
+
+    Raises:
+        UserError: when the run goes on in another process.
+    """
+    return None if any(os.environ.get(name, "0") != "0" for name in RANKS) else Claim(folder)
+
+
+def is_claimed(folder: Path) -> bool:
+    """Whether some process holds the folder."""
+    try:
+        Claim(folder).release()
+    except UserError:
+        return True
+    return False
+
+
+def what_is_swept(overrides: Mapping[str, Sequence[str]]) -> list[str]:
+    """What makes a sweep the same sweep, of the overrides of Hydra's keys (`hydra`) and of ours (`task`)."""
+    own = [
+        text
+        for text in overrides["hydra"]
+        if text.startswith(("hydra.sweeper.ablation", "hydra.sweeper.params"))
+    ]
+    return sorted([*overrides["task"], *own])
+
+
+def sweep_folder(overrides: Mapping[str, Sequence[str]], now: str) -> str:
+    """The folder of the latest sweep of the same; a new one for `force=true`, or where there is none."""
+    wanted = what_is_swept(overrides)
+    new = "hydra.launcher.force=true" in overrides["hydra"]
+    same = [] if new else [file.parent for file in SWEEPS.glob("*/sweep.json") if swept_in(file) == wanted]
+    return str(max(same, default=SWEEPS / now))
+
+
+def swept_in(file: Path) -> Any:
+    """What a sweep's file says was swept; None if it says nothing."""
+    try:
+        return json.loads(file.read_text())["overrides"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def remember(folder: Path, swept: list[str]) -> None:
+    """Write the file by which the same sweep finds its folder again."""
+    write_text(folder / "sweep.json", json.dumps({"overrides": swept}, indent=2) + "\n")
+
+
+class Finder:
+    """The runs that sweeps have left, by the hash of their configuration.
+
+    All below logs/sweeps is found; for a folder chosen by `hydra.sweep.dir=` only what lies in that.
+    """
+
+    def __init__(self, sweep: Path) -> None:
+        self.sweep = sweep
+
+    @cached_property
+    def folders(self) -> dict[str, list[Path]]:
+        """Read with one pattern: of thousands of records only a few are needed whole."""
+        found = defaultdict(list)
+        usual = self.sweep.resolve().parent == SWEEPS.resolve()
+        for path in SWEEPS.glob("*/*/record.json") if usual else self.sweep.glob("*/record.json"):
+            with suppress(OSError):
+                if match := re.search(rb'"config_hash": "(\w+)"', path.read_bytes()):
+                    found[match[1].decode()].append(path.parent)
+        return found
+
+    def find(self, config_hash: str) -> tuple[Path, dict[str, Any]] | None:
+        """A finished run of that configuration, else the one that came furthest, with its record."""
+        runs = []
+        for folder in self.folders.get(config_hash, []):
+            try:
+                runs.append((folder, records.read(folder)))
+            except UserError:  # torn: of no use
+                continue
+        return max(runs, key=lambda run: (run[1]["status"] == "done", run[1]["epochs"]), default=None)
+
+
+def free_folder(folder: Path) -> Path:
+    """The folder, or with a number behind its name where another run lies in it."""
+    number, name = 1, folder
+    while is_taken(name):
+        number += 1
+        name = folder.with_name(f"{folder.name}_{number}")
+    return name
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether a run lies there that began, or would have if its configuration had not been wrong."""
+    try:
+        return records.read(folder)["config_hash"] is not None
+    except UserError:
+        return (folder / "record.json").exists()

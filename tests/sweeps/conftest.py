@@ -1,0 +1,93 @@
+"""A project to sweep in, and jobs that are over as soon as they start."""
+
+from __future__ import annotations
+
+import logging
+import runpy
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from pretend import COMMAND, Answer, Command
+
+from cifarlab.runs import record as records
+from cifarlab.sweeps import here
+from cifarlab.sweeps.jobs import Job
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a copy of the configuration and a command of it."""
+    shutil.copytree(ROOT / "conf", tmp_path / "conf")
+    (tmp_path / "train.py").write_text(COMMAND)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The titles of the jobs that were started: instead of processes, records that say done at once."""
+    titles: list[str] = []
+
+    class Instant:
+        def __init__(self, job: Job, environment: dict[str, str], aloud: bool) -> None:
+            arguments = job.arguments()
+            resumed = any(argument.startswith("resume=") for argument in arguments)
+            titles.append(f"{job.title} resumed" if resumed else job.title)
+            assert job.settled is not None
+            plain, choices = job.settled.plain, job.settled.choices
+            record = records.read(job.folder) if resumed else records.new(plain, choices)
+            best = min(plain["optimizer"]["lr"], 0.5)
+            failed = plain["seed"] == 13
+            record |= {
+                "status": "failed" if failed else "done",
+                "error": "The loss became NaN in epoch 3." if failed else None,
+                "overrides": job.settled.overrides,
+                "config_hash": job.config_hash,
+                "best_val": {"accuracy": best, "loss": 1.0, "epoch": 1},
+                "val": {"accuracy": (1 + plain["data"]["fold"]) / 10, "loss": 1.0},
+            }
+            job.folder.mkdir(parents=True, exist_ok=True)
+            records.write_config(job.folder, plain)
+            records.write(job.folder, record)
+            self.ended = int(failed)
+
+        def code(self) -> int:
+            return self.ended
+
+        def stop(self) -> None: ...
+
+        def kill(self) -> None: ...
+
+    monkeypatch.setattr(here, "Process", Instant)
+    monkeypatch.setattr(here.Here, "pause", 0)
+    return titles
+
+
+@pytest.fixture
+def run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Command]:
+    """Runs the command in this process."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def run(*arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", [str(project / "train.py"), *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            GlobalHydra.instance().clear()
+        return Answer(code, *capsys.readouterr())
+
+    yield run
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
