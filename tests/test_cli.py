@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import runpy
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
+from commands import Command
 
 from cifarlab import cli
 from cifarlab.runs import record as records
@@ -43,21 +40,6 @@ if __name__ == "__main__":
 """
 
 
-class Answer(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def jobs(self) -> list[dict]:
-        return [json.loads(line) for line in self.out.splitlines() if line.startswith("{")]
-
-
-Command = Callable[..., Answer]
-
-
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to work in, with a copy of the configuration and a command of it."""
@@ -68,28 +50,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def run(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
-    """Runs the command in this process, in which torch cannot be imported."""
+def run(command: Command, project: Path, monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Runs the command where torch cannot be imported."""
     monkeypatch.setitem(sys.modules, "torch", None)
-    handlers, level = logging.root.handlers[:], logging.root.level
-
-    def run(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", [str(project / "train.py"), *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            GlobalHydra.instance().clear()
-        return Answer(code, *capsys.readouterr())
-
-    yield run
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+    return partial(command, project / "train.py")
 
 
 @pytest.fixture
@@ -447,7 +411,7 @@ def test_plateau_keeps_the_rate_of_a_resumed_run(run: Command) -> None:
 @pytest.mark.parametrize(
     "file, text, sentence",
     [
-        ("record.json", '{"schema": 1, ', "{}/record.json cannot be read: Expecting property name"),
+        ("record.json", '{"schema": 1, ', "{}/record.json cannot be read: it is torn, or no JSON."),
         ("record.json", "[]", "{}/record.json is no record of schema 1."),
         ("config.yaml", "seed: 7\nmodel: [", "{}/config.yaml cannot be read: it is no valid YAML"),
         ("config.yaml", "seed: 7\n", "{}/config.yaml: test is missing: give it by test=..."),

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import QUICK
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
@@ -34,23 +35,11 @@ from cifarlab.runs.reopen import open_run
 from cifarlab.training import train
 
 ROOT = Path(__file__).parents[1]
-QUICK = [
-    "data=digits",
-    "data.eval_batch_size=100",
-    "model=vgg1",
-    "model.width=4",
-    "model.dense=16",
-    "optimizer=adam",
-    "trainer=cpu",
-    "trainer.limit_train_batches=6",
-    "logger=none",
-    "export=none",
-]
 FILES = ["confusion.csv", "confusion.png", "mistakes.png", "per_class.csv", "reliability.png", "scores.json"]
 
 
 def trained(folder: Path, *overrides: str) -> Path:
-    typed = [*QUICK, *overrides]
+    typed = [*QUICK, "data.eval_batch_size=100", *overrides]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", typed), resolve=True)
     train(config, folder, typed, {"model": "vgg1", "reg": ["none"], "data": "digits"})

@@ -6,11 +6,9 @@ import csv
 import inspect
 import io
 import json
-import logging
-import runpy
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -18,8 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from commands import Command
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
@@ -82,35 +80,9 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path("photos")
 
 
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Command = Callable[..., Answer]
-
-
 @pytest.fixture
-def predict(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
-    """Runs the command in this process."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-
-    def predict(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", [str(ROOT / "predict.py"), *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            GlobalHydra.instance().clear()
-        return Answer(code, *capsys.readouterr())
-
-    yield predict
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+def predict(command: Command) -> Command:
+    return partial(command, ROOT / "predict.py")
 
 
 def from_json(name: str) -> list[tuple[str, list[tuple[str, float]] | str]]:

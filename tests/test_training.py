@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import QUICK
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
@@ -21,18 +22,6 @@ from cifarlab.training import train
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
-QUICK = [
-    "data=digits",
-    "model=vgg1",
-    "model.width=4",
-    "model.dense=16",
-    "optimizer=adam",
-    "trainer=cpu",
-    "trainer.max_epochs=2",
-    "trainer.limit_train_batches=6",
-    "logger=none",
-    "export=none",
-]
 # all that is random, and all that has a state
 STATEFUL = ["reg=[dropout,augment,cutout,mixup,batch_norm,early_stopping]", "scheduler=plateau"]
 

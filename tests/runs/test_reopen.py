@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import QUICK
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -16,18 +17,6 @@ from cifarlab.runs.reopen import OpenRun, choose_weights, open_run, read_record
 from cifarlab.training import train
 
 CONF = Path(__file__).parents[2] / "conf"
-QUICK = [
-    "data=digits",
-    "model=vgg1",
-    "model.width=4",
-    "model.dense=16",
-    "optimizer=adam",
-    "trainer=cpu",
-    "trainer.max_epochs=2",
-    "trainer.limit_train_batches=6",
-    "logger=none",
-    "export=none",
-]
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import runpy
 import shutil
-import sys
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
-from hydra.core.global_hydra import GlobalHydra
-from pretend import COMMAND, Answer, Command
+from commands import Command
+from pretend import COMMAND
 
 from cifarlab.runs import record as records
 from cifarlab.sweeps import here
@@ -70,24 +67,5 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.fixture
-def run(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Iterator[Command]:
-    """Runs the command in this process."""
-    handlers, level = logging.root.handlers[:], logging.root.level
-
-    def run(*arguments: str) -> Answer:
-        monkeypatch.setattr(sys, "argv", [str(project / "train.py"), *arguments])
-        capsys.readouterr()
-        code = 0
-        try:
-            runpy.run_path(sys.argv[0], run_name="__main__")
-        except SystemExit as stop:
-            code = stop.code
-        finally:
-            GlobalHydra.instance().clear()
-        return Answer(code, *capsys.readouterr())
-
-    yield run
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
+def run(command: Command, project: Path) -> Command:
+    return partial(command, project / "train.py")

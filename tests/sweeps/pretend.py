@@ -6,9 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 COMMAND = """
 import os, signal, time
@@ -61,23 +59,6 @@ if __name__ == "__main__":
     with plain_errors(sweeps=True):
         main()
 """
-
-
-class Answer(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def table(self) -> list[list[str]]:
-        """Number, status, test and validation of each job in the last table."""
-        rows = [row.split() for row in self.out[self.out.rindex("#  status") :].splitlines()[1:]]
-        return [row[:4] for row in rows if len(row) == 5 and row[0].isdigit()]
-
-
-Command = Callable[..., Answer]
 
 
 def records_of(project: Path) -> dict[str, dict]:

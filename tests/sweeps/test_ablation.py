@@ -6,7 +6,7 @@ from math import comb
 from pathlib import Path
 
 import pytest
-from pretend import Command
+from commands import Command
 
 from cifarlab.sweeps.ablation import ablate, parts, subsets
 

@@ -6,8 +6,9 @@ import math
 from pathlib import Path
 
 import pytest
+from commands import Command
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from pretend import Command, records_of
+from pretend import records_of
 
 optuna = pytest.importorskip("optuna")
 

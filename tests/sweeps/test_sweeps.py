@@ -6,7 +6,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from pretend import Command, records_of, start
+from commands import Command
+from pretend import records_of, start
 
 from cifarlab.errors import UserError
 from cifarlab.runs import record as records

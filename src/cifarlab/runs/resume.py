@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,20 @@ KEYS = (
 )
 PATH_KEYS = ("resume", "start_from", "run", "images", "out", "gallery", "data.root")
 
+# what Hydra reads as text, or null for none: neither a number nor true, false, nan or inf
+PLAIN = re.compile(
+    r"(?!(true|false|nan|inf)$)([a-z_.][\w.+-]*|[\w./+-]*/[\w./+-]*)", re.ASCII | re.IGNORECASE
+)
+
 
 def quoted(override: str) -> str:
     """The name of a file or folder in quotes, for a run's own name holds what Hydra would read.
 
-    Left alone are what is quoted already, a list, an interpolation, and a choice of folders in a sweep.
+    Left alone are plain words, what is quoted already, a list, an interpolation, and a choice of folders in a
+    sweep.
     """
     key, _, value = override.partition("=")
-    as_it_is = not value or value == "null" or value[0] in "'\"[" or value.startswith("${")
+    as_it_is = PLAIN.fullmatch(value) or value[:1] in ("", "'", '"', "[") or value.startswith("${")
     if key not in PATH_KEYS or as_it_is or ("," in value and not Path(value).exists()):
         return override
     mark = '"' if "'" in value else "'"

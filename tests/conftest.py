@@ -1,0 +1,32 @@
+"""Fixtures that tests of several commands share."""
+
+import logging
+import runpy
+import sys
+from collections.abc import Iterator
+
+import pytest
+from commands import Answer, Command
+from hydra.core.global_hydra import GlobalHydra
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Runs a script with arguments in this process, as if typed."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+
+    def command(script: object, *arguments: str) -> Answer:
+        monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+        capsys.readouterr()
+        code = 0
+        try:
+            runpy.run_path(sys.argv[0], run_name="__main__")
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            GlobalHydra.instance().clear()
+        return Answer(code, *capsys.readouterr())
+
+    yield command
+    logging.root.handlers[:] = handlers
+    logging.root.setLevel(level)
