@@ -23,8 +23,8 @@ from cifarlab.data.module import ImageData
 from cifarlab.errors import UserError
 from cifarlab.mistakes import shown
 from cifarlab.models.classifier import Tally
-from cifarlab.pictures.grid import grid, save
-from cifarlab.pictures.scores import confusion_figure, reliability_figure
+from cifarlab.pictures.grid import save
+from cifarlab.pictures.scores import confusion_figure, mistakes_figure, reliability_figure
 from cifarlab.runs.reopen import OpenRun, open_run
 from cifarlab.untrusted import clean
 
@@ -304,9 +304,5 @@ def draw_mistakes(path: Path, images: Tensor, rows: Sequence[Mapping[str, Any]],
     """The images, uint8 (N, 3, 32, 32), with what they were taken for above what they are."""
     path.unlink(missing_ok=True)  # that of an earlier evaluation, if nothing is wrong any more
     if rows:
-        sure = ("> 99.9%" if row["probability"] > 0.9995 else f"{row['probability']:.1%}" for row in rows)
-        captions = [
-            f"{row['predicted']} ({p})\ntrue: {row['true']}" for row, p in zip(rows, sure, strict=True)
-        ]
-        says = "The most confident mistakes: the predicted class and its probability"
-        save(grid(images, 5, captions, f"{title}\n{says}"), path)
+        shown_as = [(row["predicted"], row["probability"], row["true"]) for row in rows]
+        save(mistakes_figure(images, shown_as, title), path)

@@ -16,7 +16,7 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import Logger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
@@ -28,6 +28,7 @@ from cifarlab.models.classifier import Classifier
 from cifarlab.regularizers import Regularization
 from cifarlab.runs import export
 from cifarlab.runs import record as records
+from cifarlab.runs.boards import Board, log_hyperparameters
 from cifarlab.runs.callbacks import Bar, EpochSeed, LastCheckpoint, RunRecord, Stopping, peak_memory_bytes
 from cifarlab.runs.checkpoints import (
     AtomicCheckpointIO,
@@ -203,7 +204,8 @@ def make_trainer(
         callbacks.append(Bar(refresh_rate=20))
     logger: Logger | bool = False
     if config["logger"]:
-        logger = instantiate(config["logger"], folder=folder)
+        logger = board = instantiate(config["logger"], folder=folder)
+        callbacks.append(Board(board))
     io = AtomicCheckpointIO()
     try:
         return pl.Trainer(**options, default_root_dir=folder, callbacks=callbacks, logger=logger, plugins=io)
@@ -283,36 +285,6 @@ def layers(model: Classifier) -> str:
         for name, kind, shape, count in rows
     )
     return "\n".join(lines)
-
-
-def log_hyperparameters(logger: Logger | None, config: Config, record: dict[str, Any]) -> None:
-    """TensorBoard's HPARAMS page: the choices and the scalar keys beside the final figures."""
-    if not isinstance(logger, TensorBoardLogger):
-        return
-    choices = {name: "+".join(v) if isinstance(v, list) else str(v) for name, v in record["choices"].items()}
-    kept = {group: config[group] for group in ("model", "reg", "data", "optimizer", "scheduler", "trainer")}
-    scalars = {
-        key: value
-        for key, value in flat(kept).items()
-        if isinstance(value, (int, float, str)) and key.rpartition(".")[2] not in ("_target_", "root")
-    }
-    figures = {
-        "final/test_accuracy": record["test"]["accuracy"],
-        "final/test_loss": record["test"]["loss"],
-        "final/val_accuracy": record["val"]["accuracy"],
-        "final/best_val_accuracy": record["best_val"]["accuracy"],
-    }
-    metrics = {name: value for name, value in figures.items() if value is not None}
-    logger.log_hyperparams({"seed": config["seed"], **choices, **scalars}, metrics)
-    logger.finalize("success")
-
-
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, its keys dotted."""
-    if not isinstance(node, dict):
-        return {prefix: node}
-    parts = (flat(value, f"{prefix}.{key}".lstrip(".")) for key, value in node.items())
-    return {key: value for part in parts for key, value in part.items()}
 
 
 def summary(record: dict[str, Any], folder: Path) -> str:

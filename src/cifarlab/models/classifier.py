@@ -202,6 +202,7 @@ class Classifier(pl.LightningModule):
         if not loss.isfinite():
             raise self.bad_loss(f"{split} loss", loss)
         self.log_dict({f"{split}/loss": loss, f"{split}/accuracy": accuracy}, prog_bar=split == "val")
+        self.log("step", float(self.global_step))  # the curves' x: Lightning's own count is one less
         return {"loss": loss.item(), "accuracy": accuracy.item(), "images": int(images)}
 
     def read(self, tally: Tally) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from cifarlab.pictures.grid import grid
 from cifarlab.scores import Calibration
 
 if TYPE_CHECKING:
@@ -112,3 +113,14 @@ def reliability_figure(calibration: Calibration, title: str) -> Figure:
         panel.set_axisbelow(True)
     lower.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     return figure
+
+
+def mistakes_figure(images: Tensor, mistakes: Iterable[tuple[str, float, str]], title: str) -> Figure:
+    """Images, uint8 (N, 3, H, W), each with the class it was taken for, that one's probability, and its own
+    class."""
+    captions = [
+        f"{predicted} ({'> 99.9%' if probability > 0.9995 else f'{probability:.1%}'})\ntrue: {true}"
+        for predicted, probability, true in mistakes
+    ]
+    says = "The most confident mistakes: the predicted class and its probability"
+    return grid(images, 5, captions, f"{title}\n{says}")

@@ -102,7 +102,7 @@ class RunRecord(pl.Callback):
         row["seconds"] = self.seconds
         self.history.append(row)
         if trainer.logger is not None:
-            figures = {"lr": self.lr, "epoch_seconds": self.seconds}
+            figures = {"train/lr": self.lr, "train/seconds": self.seconds}
             trainer.logger.log_metrics(figures, step=trainer.global_step)
 
     def publish(self, trainer: pl.Trainer) -> None:
