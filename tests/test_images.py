@@ -204,7 +204,7 @@ def test_what_is_no_file_says_why(tmp_path: Path) -> None:
     with open(tmp_path / "huge.webp", "wb") as file:
         file.truncate(2**30 + 1)
     reasons = {
-        ".": "a folder, not an image",
+        ".": "a folder, not an image, or one without images",
         "none.png": "there is no such file",
         "link.png": "a link to nothing",
         "loop.png": "cannot be read (Too many levels of symbolic links)",
@@ -323,3 +323,20 @@ def test_suffixes_are_pillows_own() -> None:
     Image.init()
     for kind, suffixes in images.SUFFIXES.items():
         assert {Image.EXTENSION[suffix] for suffix in suffixes} == {kind.upper()}
+
+
+def test_a_very_thin_picture_is_not_lost(tmp_path: Path) -> None:
+    Image.new("RGB", (3000, 2), "red").save(tmp_path / "thin.png")
+    pixels = read(tmp_path / "thin.png", "pad")
+    red = (pixels == [255, 0, 0]).all(2)
+    assert red.sum() == 32  # one row
+    assert red.any(1).sum() == 1
+
+
+def test_a_transparent_colour_of_16_bits_is_put_over_white(tmp_path: Path) -> None:
+    deep = np.full((32, 32), 257 * 100, dtype=np.uint16)
+    deep[:, 16:] = 5
+    Image.fromarray(deep).save(tmp_path / "deep.png", transparency=5)
+    pixels = read(tmp_path / "deep.png")
+    assert (pixels[:, :16] == 100).all()
+    assert (pixels[:, 16:] == 255).all()

@@ -6,6 +6,7 @@ import csv
 import inspect
 import io
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -21,6 +22,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from cifarlab import prediction
 from cifarlab.data.scaling import make_scaling
@@ -202,16 +205,43 @@ def test_bad_files_do_not_stop_the_others(
     assert from_json("a.json")[0] == ("photos/03.png", reasons["photos/03.png"])
 
 
-def test_only_bad_files_are_a_failure_too(run: Run, photos: Path, predict: Command) -> None:
+def test_only_bad_files_are_a_mistake(run: Run, photos: Path, predict: Command) -> None:
     for number in range(12):
         Path(f"photos/{number:02}.png").write_bytes(b"")
-    answer = predict(f"run={run.folder}", "images=[photos,photos]", "gallery=a.png")
-    assert answer.code == 1
-    assert answer.out.startswith("0 images labelled in ")
-    lines = answer.err.splitlines()
-    assert (lines[0], len(lines)) == ("24 of 24 files could not be labelled:", 22)
-    assert lines[-1] == "  ... and 4 more"
+    answer = predict(f"run={run.folder}", "images=photos", "gallery=a.png")
+    assert (answer.code, answer.out) == (2, "")
+    first = "photos/00.png: 0 bytes; expected 1 byte to 1 GiB"
+    assert answer.err == f"{first}, and no other of the 12 files can be labelled.\n"
+    assert answer.err == f"{first}, and {others}.\n"
     assert not Path("a.png").exists()
+    alone = predict(f"run={run.folder}", "images=photos/00.png")
+    assert (alone.code, alone.err) == (2, "photos/00.png: 0 bytes; expected 1 byte to 1 GiB.\n")
+
+
+def test_weights_that_are_no_numbers_label_nothing(
+    run: Run, photos: Path, tmp_path: Path, predict: Command
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run.folder, copy)
+    classes = safe_open(copy / "weights.safetensors", "pt").metadata()
+    weights = load_file(copy / "weights.safetensors")
+    weights["net.0.bias"][:] = float("nan")
+    save_file(weights, copy / "weights.safetensors", metadata=classes)
+    Image.new("RGB", (32, 32)).save("photos/good.png")
+    answer = predict(f"run={copy}", "images=photos/good.png", "out=labels.json")
+    assert (answer.code, answer.out) == (2, "")
+    assert "probabilities that are NaN" in answer.err
+    assert not Path("labels.json").exists()
+
+
+def test_what_is_there_is_not_overwritten(run: Run, photos: Path, predict: Command) -> None:
+    Image.new("RGB", (32, 32)).save("photos/good.png")
+    Path("link").symlink_to("photos", target_is_directory=True)
+    before = Path("photos/good.png").read_bytes()
+    answer = predict(f"run={run.folder}", "images=photos", "gallery=link/good.png")
+    assert (answer.code, Path("photos/good.png").read_bytes()) == (2, before)
+    own = f"out={run.folder}/record.json"
+    assert "a file of the run's own" in predict(f"run={run.folder}", "images=photos", own).err
 
 
 def test_names_do_no_harm(run: Run, photos: Path, predict: Command) -> None:
@@ -240,7 +270,7 @@ def test_names_on_stdin(run: Run, photos: Path, predict: Command, monkeypatch: p
     answer = predict(f"run={run.folder}", "images=-", "out=a.json")
     assert answer.code == 1
     assert [name for name, _ in from_json("a.json")] == ["photos/07.png", "photos", "photos/02.png"]
-    assert from_json("a.json")[1][1] == "a folder, not an image"
+    assert from_json("a.json")[1][1] == "a folder, not an image, or one without images"
 
 
 def test_the_yaml_has_the_functions_arguments_and_defaults() -> None:
@@ -268,8 +298,8 @@ SENTENCES = {
     "run=photos images=photos fit=squash": "fit=squash: expected one of stretch, crop, pad.",
     "run=photos images=photos fir=crop": "fir: the configuration has no key 'fir'; did you mean 'fit'?",
     "run=photos images=photos -m": "predict.py does one thing at a time: leave out -m.",
-    "run=taken images=photos weights=best": "weights=best needs a run's folder: taken holds the scored",
-    "run=taken images=photos accelerator=gpu": "accelerator=gpu needs a run's folder: taken holds",
+    "run=taken.pt2 images=photos weights=best": "weights=best needs a run's folder: taken.pt2 holds the",
+    "run=taken.pt2 images=photos accelerator=gpu": "accelerator=gpu needs a run's folder: taken.pt2 holds",
 }
 
 
@@ -281,6 +311,7 @@ def test_a_mistake_gets_one_sentence_at_once(
     Path("empty").mkdir()
     Path("folder.png").mkdir()
     Path("taken").touch()
+    Path("taken.pt2").touch()
     answer = predict(*typed.split(" "))
     assert (answer.code, answer.out) == (2, "")
     (said,) = answer.err.splitlines()
@@ -291,7 +322,7 @@ def test_a_mistake_gets_one_sentence_at_once(
 def test_a_run_that_is_none(photos: Path, predict: Command) -> None:
     for name, sentence in {
         "photos": "photos is no run folder",
-        "photos/00.png": "photos/00.png cannot be",
+        "photos/00.png": "run=photos/00.png: expected a run's folder, or its model.pt2.",
     }.items():
         answer = predict(f"run={name}", "images=photos", "out=a.csv")
         assert (answer.code, answer.out) == (2, "")

@@ -256,7 +256,8 @@ def comparison(result: Mapping[str, Any], then: Mapping[str, Any], batch_size: i
     ]
     if batch_size is not None:
         changed.append(f"data.eval_batch_size={batch_size} now")
-    return f"Other than in the record: {by} ({'; '.join(changed) or 'the record does not show why'})."
+    why = "; ".join(changed) or "for a reason that it does not hold, such as several processes"
+    return f"Other than in the record: {by} ({why})."
 
 
 def summary(result: Mapping[str, Any]) -> str:

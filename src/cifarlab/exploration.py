@@ -116,7 +116,7 @@ def pictures(data: ImageData) -> dict[str, Figure]:
     """Training images, by the names of the files: the first ones, random ones, and some of every class."""
     assert data.set is not None
     order, name = torch.arange(len(data.set.train_images)), data.name
-    shuffled = order[torch.randperm(len(order))]
+    shuffled = data.train_index[torch.randperm(len(data.train_index))]
     return {
         "first": labelled(data.set, order[:9], 3, f"{name}: the first nine training images"),
         "grid": labelled(data.set, order[:48], 8, f"{name}: the first 48 training images"),
@@ -163,7 +163,9 @@ def augmented(data: ImageData, regularization: Regularization, title: str) -> Fi
     """A random training image and 15 augmented versions of it, mixed ones with their classes' shares."""
     assert data.set is not None
     images = data.set
-    batch = torch.randperm(len(images.train_images))[:64]  # the image and what may be mixed into it
+    batch = data.train_index[
+        torch.randperm(len(data.train_index))[:64]
+    ]  # the image and what may be mixed into it
     pixels = images.train_images[batch].float()
     probabilities = one_hot(images.train_labels[batch], len(images.classes)).float()
     drawn = [(pixels, probabilities)]

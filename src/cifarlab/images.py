@@ -7,7 +7,7 @@ import stat
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from glob import escape, glob
+from glob import escape, glob, has_magic
 from itertools import chain
 from pathlib import Path
 from typing import Literal
@@ -99,7 +99,7 @@ def read(path: Path, fit: Fit = "stretch") -> NDArray[np.uint8]:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            raise Unreadable("a folder, not an image")
+            raise Unreadable("a folder, not an image, or one without images")
         if not stat.S_ISREG(status.st_mode):
             raise Unreadable("not an ordinary file")  # a pipe would block, a device never end
         if not 0 < status.st_size <= LIMIT_BYTES:
@@ -118,7 +118,8 @@ def read(path: Path, fit: Fit = "stretch") -> NDArray[np.uint8]:
     except Unreadable:
         raise
     except FileNotFoundError:
-        raise Unreadable("a link to nothing" if path.is_symlink() else "there is no such file") from None
+        missing = "no image matches" if has_magic(str(path)) else "there is no such file"
+        raise Unreadable("a link to nothing" if path.is_symlink() else missing) from None
     except UnidentifiedImageError:
         raise Unreadable(f"no {KINDS}, or its beginning is damaged") from None
     except Image.DecompressionBombError:
@@ -131,7 +132,12 @@ def read(path: Path, fit: Fit = "stretch") -> NDArray[np.uint8]:
 def eight_bit(image: Image.Image) -> Image.Image:
     """The image in mode L or RGB, or RGBA where parts are transparent."""
     if image.mode.startswith("I;16"):  # Pillow's own conversion clips at 255
-        return Image.fromarray(((np.asarray(image).astype(np.uint32) + 128) // 257).astype(np.uint8))
+        deep = np.asarray(image).astype(np.uint32)
+        grey = Image.fromarray(((deep + 128) // 257).astype(np.uint8))
+        if (clear := image.info.get("transparency")) is None:
+            return grey
+        opaque = Image.fromarray(np.where(deep == clear, 0, 255).astype(np.uint8))
+        return Image.merge("LA", (grey, opaque)).convert("RGBA")
     if image.mode in ("I", "F"):
         raise Unreadable("its pixels are 32-bit numbers of an unknown range; save it with 8 or 16 bits")
     if image.mode in ("L", "1") and not image.has_transparency_data:
@@ -147,4 +153,6 @@ def resized(image: Image.Image, fit: Fit) -> Image.Image:
         return image.resize(shape, method)
     if fit == "crop":
         return ImageOps.fit(image, shape, method)
-    return ImageOps.pad(image, shape, method, color="white")
+    scale = SIZE / max(image.size)
+    small = image.resize([max(1, round(scale * side)) for side in image.size], method)
+    return ImageOps.pad(small, shape, method, color="white")  # which alone would lose a very thin picture

@@ -52,8 +52,8 @@ def checked(text: str, conf: Path, sweeps: bool, able: bool = True) -> Override:
     except HydraException:
         override = None
     if override is None or not override.key_or_group:
-        example = "key=value, such as model=vgg3 or trainer.max_epochs=10"
-        raise UserError(f"{text!r} cannot be read: expected {example}.")
+        example = "model=vgg3 or trainer.max_epochs=10" if able else "out=FOLDER"
+        raise UserError(f"{text!r} cannot be read: expected key=value, such as {example}.")
     key = override.key_or_group
     if override.is_sweep_override() and not able:
         several = f"write {key}=[{override.get_value_string()}] for all of them"
@@ -121,7 +121,7 @@ def explain_key(error: BaseException | None, conf: Path) -> str | None:
     if owner == "reg" and name in options(conf, "reg"):
         choice = f"[{','.join([*error.parent_node, name])}]" if known else name
         return f"reg.{name}: {name!r} is not among the chosen regularizers; choose it by reg={choice}."
-    if not owner:
+    if not owner and "trainer" in known:  # a training has groups that are no keys, such as experiment
         known = (known | {*groups(conf)}) - {"hydra"}
     return unknown(owner, name, sorted(known))
 

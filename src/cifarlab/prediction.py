@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 BATCH = 256  # files read ahead, twice, and images that the network gets at once
 PICTURES, COLUMNS = 100, 10  # the most that a gallery shows
+RUNS_OWN = ("record.json", "metrics.csv", "curves.png")
+LONGEST = 100  # characters of a class's name
 SHOWN = 20  # rows in the terminal where a file gets them all, and reasons of failures
 
 Weights = Literal["scored", "last", "best"]
@@ -104,9 +106,12 @@ def predict(
             count += len(good)
     seconds = time.perf_counter() - started
 
+    if failed and not count:
+        others = f", and no other of the {len(failed):,} files can be labelled" * (len(failed) > 1)
+        raise UserError(f"{failed[0]}{others}.")
     if out and count > SHOWN:
         print(f"... and {count - SHOWN:,} more")
-    print(f"{count:,} images labelled in {seconds:.1f} s.")
+    print(f"{count:,} image{'s' * (count != 1)} labelled in {seconds:.1f} s.")
     if out:
         print(f"Classes and probabilities in {out}.")
     if gallery and pictures:
@@ -126,6 +131,8 @@ def network(run: str, weights: Weights, accelerator: str) -> tuple[Classify, lis
     """
     path = Path(run)
     if path.is_file():
+        if path.suffix != ".pt2":
+            raise UserError(f"run={run}: expected a run's folder, or its model.pt2.")
         if weights != "scored" or accelerator == "gpu":
             wish = f"weights={weights}" if weights != "scored" else "accelerator=gpu"
             raise UserError(
@@ -134,23 +141,35 @@ def network(run: str, weights: Weights, accelerator: str) -> tuple[Classify, lis
         from cifarlab.runs.export import load_exported
 
         classify, meta = load_exported(path)
-        return classify, [printable(name) for name in meta["classes"]]
+        return classify, named(meta["classes"])
     if not path.exists():
         raise UserError(f"run={run}: there is no such folder or file; expected a run's, or its model.pt2.")
     from cifarlab.runs.reopen import open_run
 
     opened = open_run(path, weights, accelerator=accelerator)
-    return lambda images: opened.logits(images).softmax(1), [printable(name) for name in opened.model.classes]
+    return lambda images: opened.logits(images).softmax(1), named(opened.model.classes)
+
+
+def named(classes: Sequence[str]) -> list[str]:
+    """The names of classes, which may be a stranger's, as a table can hold them."""
+    return [printable(name)[:LONGEST] for name in classes]
 
 
 def label(
     paths: Iterator[Path], classify: Classify, classes: Sequence[str], top: int, fit: Fit
 ) -> Iterator[list[Prediction]]:
-    """Predictions in batches, in the order of the paths."""
+    """Predictions in batches, in the order of the paths.
+
+    Raises:
+        UserError: the network gives probabilities that are NaN.
+    """
     for batch in read_ahead(paths, fit):
         seen = [prediction for prediction in batch if prediction.pixels is not None]
         if seen:
-            best = classify(stacked(seen)).topk(top)
+            probabilities = classify(stacked(seen))
+            if not probabilities.isfinite().all():
+                raise UserError("run=: its weights make probabilities that are NaN, so it labels nothing.")
+            best = probabilities.topk(top)
             rows = zip(seen, best.indices.tolist(), best.values.tolist(), strict=True)
             for prediction, labels, values in rows:
                 prediction.top = [(classes[k], value) for k, value in zip(labels, values, strict=True)]
@@ -196,6 +215,8 @@ def writable(key: str, name: str, suffixes: Sequence[str]) -> Path:
         UserError: another kind of file was asked for, or it cannot be written.
     """
     path = Path(name)
+    if path.name in RUNS_OWN and (path.parent / "config.yaml").exists():
+        raise UserError(f"{key}={name} is a file of the run's own: name another file.")
     if path.suffix.lower() not in suffixes:
         raise UserError(f"{key}={name}: expected the name of a {' or '.join(suffixes)} file.")
     try:
@@ -213,9 +234,9 @@ def spared(paths: Iterable[Path], outputs: Sequence[Path]) -> Iterator[Path]:
     Raises:
         UserError: one is.
     """
-    taken = {os.path.abspath(path) for path in outputs}
+    taken = {os.path.realpath(path) for path in outputs}
     for path in paths:
-        if taken and os.path.abspath(path) in taken:
+        if taken and os.path.realpath(path) in taken:
             raise UserError(
                 f"{printable(path)} is one of the images and would be overwritten: name another file."
             )

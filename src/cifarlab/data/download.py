@@ -101,7 +101,7 @@ def fetch(
     tried = "; ".join(f"{url} {reason}" for url, reason in reasons.items()) or "no mirror is named"
     raise UserError(
         f"{name} could not be downloaded ({tried}): run the command again to continue, or put the file at "
-        f"{target} yourself"
+        f"{target} yourself, or name the folder that holds the data by data.root="
     )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any, Literal, Self
 from urllib.parse import urlparse
+from zipfile import is_zipfile
 
 import torch
 from safetensors.torch import load_file
@@ -29,6 +30,7 @@ from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.layers import make_activation
 from cifarlab.types import Activation, Count
+from cifarlab.untrusted import Refused, check_archive
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +189,11 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if is_zipfile(path):  # what torch has written since 2020
+            check_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except Refused as refusal:
+        raise UserError(f"{path} cannot be read as a file of weights: {refusal}.") from None
     except Exception as error:  # a damaged file can fail in any way
         raise UserError(
             f"{path} cannot be read as a file of weights ({type(error).__name__}); replace it by a whole one."

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -118,5 +118,5 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         with safe_open(path, framework="pt") as file:
             classes = json.loads((file.metadata() or {})["classes"])
             return {key: file.get_tensor(key) for key in file.keys()}, classes  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # as above
         raise UserError(f"{path} cannot be read as a run's weights ({type(error).__name__}).") from None

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +36,7 @@ from cifarlab.types import Count, Fraction, Natural, NonNegative, Seed
 
 Weights = Literal["scored", "last", "best"]
 
+HARMLESS = 10_000_000  # parameters that any machine has memory for
 RECORD: dict[str, Any] = {  # what is read of a record, and what it may be
     "status": Literal["running", "done", "interrupted", "failed"],
     "epochs": Natural,
@@ -136,20 +138,28 @@ def open_run(
     config = read_config(folder)
     config["data"] |= {key: value for key, value in (data or {}).items() if value is not None}
     configs.check_target("data", "data", config["data"])
+    root = (data or {}).get("root")
+    if isinstance(root, str) and not Path(root).is_dir():  # training would download to it, were it not there
+        raise UserError(f"data.root={root}: there is no such folder; expected the one with the images.")
     if accelerator == "gpu" and not torch.cuda.is_available():
         raise UserError("accelerator=gpu: there is no GPU that torch can use here; type accelerator=cpu.")
     chosen, file = choose_weights(folder, record, weights)
     try:
         images: ImageData = instantiate(config["data"], seed=config["seed"], regularization=Regularization())
-        model: Classifier = instantiate(
+        make = partial(
+            instantiate,
             config["model"],
             num_classes=record["data"]["num_classes"],
             regularization=Regularization([instantiate(part) for part in config["reg"].values()]),
-            scaling=blank_scaling(images.scaling),
             _convert_="all",
         )
+        with torch.device("meta"):  # without memory, of which a stranger's configuration may ask for any
+            parameters = sum(parameter.numel() for parameter in make().parameters())
+        if parameters > max(HARMLESS, file.stat().st_size):  # each has several bytes in the file
+            raise UserError(f"{file} is too small for a network of {parameters:,} parameters.")
+        model: Classifier = make(scaling=blank_scaling(images.scaling))
     except (InstantiationException, OmegaConfBaseException) as error:
-        reason = str(error.__cause__ or error).splitlines()[0].rstrip(".")
+        reason = (str(error.__cause__ or error) or type(error.__cause__).__name__).splitlines()[0].rstrip(".")
         raise UserError(f"{folder}/config.yaml: that run cannot be rebuilt ({reason}).") from error
     load_weights(model, file)
     options = hardware.settle({"accelerator": accelerator, "precision": record["environment"]["precision"]})

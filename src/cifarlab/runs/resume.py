@@ -59,9 +59,8 @@ def existing_folder(key: str, name: str) -> Path:
         UserError: when it is not there.
     """
     if not name or not Path(name).is_dir():
-        raise UserError(
-            f"{key}={name}: there is no such folder; expected that of a run, such as logs/runs/..."
-        )
+        what = "this is a file" if Path(name).is_file() else "there is no such folder"
+        raise UserError(f"{key}={name}: {what}; expected the folder of a run, such as logs/runs/...")
     return Path(name)
 
 
