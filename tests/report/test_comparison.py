@@ -48,6 +48,32 @@ def test_holm_takes_back_what_is_one_of_many(tmp_path: Path) -> None:
     many = report(tmp_path / "many", scores | dict.fromkeys(regs, noise), baseline="reg=none")
     found = next(found for found in many.comparisons if found.row.name == "reg=flip")
     assert found.verdict == "may be chance: it is one of 10 comparisons"
+    # 0.87 points are more than the 0.29 of the interval: no word of noise that would contradict the verdict
+    assert found.sentence == (
+        "+0.87 ± 0.12 points (n = 3, 95 % interval +0.58 to +1.15, p = 0.006, after Holm 0.059): "
+        "may be chance: it is one of 10 comparisons."
+    )
+
+
+def test_seeds_that_only_one_has_are_said(tmp_path: Path) -> None:
+    scores = {(): [0.72, 0.73, 0.71], ("flip",): [0.74, 0.76]}
+    (found,) = report(tmp_path, scores, baseline="reg=none").comparisons
+    assert "(n = 2 over the 2 common seeds of 2 and 3, 95 % interval" in found.sentence
+
+
+@pytest.mark.parametrize("baseline", ["reg=[augment,dropout]", "reg=[dropout, augment]", "reg=dropout+flip"])
+def test_regularizers_are_found_as_typed_in_any_order(tmp_path: Path, baseline: str) -> None:
+    write_run(tmp_path / "a", 0.7)
+    write_run(tmp_path / "b", 0.8, reg=("dropout", "flip"), typed=["reg=[dropout,augment]"])
+    (found,) = build([tmp_path], baseline=baseline).comparisons
+    assert found.baseline.name == "reg=dropout+flip"
+
+
+def test_a_single_regularizer_needs_no_brackets(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", 0.7)
+    write_run(tmp_path / "b", 0.8, reg=("flip", "shift"), typed=["reg=[augment]"])
+    (found,) = build([tmp_path], baseline="reg=augment").comparisons
+    assert found.baseline.name == "reg=flip+shift"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +143,23 @@ def test_leave_one_out_has_a_step_for_each(tmp_path: Path) -> None:
 def test_regularizers_that_only_come_together_are_one(tmp_path: Path) -> None:
     scores = {(): [0.7], ("flip", "shift"): [0.75], ("dropout",): [0.76], ("dropout", "flip", "shift"): [0.8]}
     assert [factor.name for factor in report(tmp_path, scores).factors] == ["dropout", "flip+shift"]
+
+
+def test_gains_are_not_averaged_over_models(tmp_path: Path) -> None:
+    scores = {(): 0.70, ("dropout",): 0.76, ("flip",): 0.74, ("dropout", "flip"): 0.79}
+    for reg, score in scores.items():
+        write_run(tmp_path / f"3{'+'.join(reg)}", score, reg=reg)
+        if len(reg) < 2:
+            folder, less = tmp_path / f"1{'+'.join(reg)}", score - 0.3 - len(reg) / 10
+            record = {"choices.model": "vgg1"}
+            write_run(folder, less, reg=reg, changes={"model.blocks": 1}, record=record)
+    found = build([tmp_path])
+    # without dropout 0.70 and 0.74, with it 0.76 and 0.79
+    assert [(each.name, round(each.effect.mean, 9)) for each in found.factors] == [
+        ("dropout", 0.055),
+        ("flip", 0.035),
+    ]
+    assert "What each regularizer brings is of the rows with model=vgg3 only." in found.notes
 
 
 def test_a_lattice_has_half_its_rows_as_steps(tmp_path: Path) -> None:

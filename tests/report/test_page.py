@@ -41,7 +41,7 @@ setTimeout(() => {
   document.querySelectorAll("#rows input")[5].click();
   document.querySelector("#filter").value = "flip shift";
   document.querySelector("#filter").dispatchEvent(new Event("input"));
-  document.querySelectorAll("#rows thead th")[5].click();
+  document.querySelectorAll("#rows thead th")[8].click();
   document.body.dataset.fastest = document.querySelector("#rows tbody tr:last-child").textContent;
 }, 200);
 """
@@ -109,6 +109,16 @@ def test_long_curves_are_thinned(tmp_path: Path) -> None:
     kept = thinned(curve)
     assert len(kept["epochs"]) == len(kept["mean"]) == 200 == MOST_POINTS
     assert (kept["epochs"][-1], kept["mean"][-1]) == (999, 80.0)
+
+
+def test_the_comparison_stands_before_the_costs(page: Path) -> None:
+    titles = re.findall(r'<th scope="col"><button type="button">([^<]*)', page.read_text())
+    comparison = ["difference", "95 % interval", "p (Holm)"]
+    assert titles[5:] == [*comparison, "training", "epochs", "parameters"]
+    (line,) = re.findall(r'<tr data-row="0">.*', page.read_text())
+    values = re.findall(r"<td[^>]*>([^<]*)", line)
+    assert values[4].startswith("+")
+    assert values[7].endswith(" min")
 
 
 @browser

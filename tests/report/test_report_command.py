@@ -6,6 +6,7 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic import write_lattice, write_run
@@ -131,6 +132,41 @@ def test_order(tmp_path: Path) -> None:
     assert order(sort="name") == ["1", "2", "3"]
 
 
+def write_folds(folder: Path, val: dict[int, list[float]], **options: Any) -> None:
+    """Folds of five by seed, the last epoch's accuracy; test accuracy and best epoch are others."""
+    for seed, scores in val.items():
+        for fold, score in enumerate(scores):
+            changes = {"data.validation": "fold", "data.fold": fold, "test_weights": "best"}
+            name = f"{options.get('reg')}{seed}{fold}"
+            record = {"best_val.accuracy": 0.99}
+            write_run(folder / name, 0.6, score, seed=seed, changes=changes, record=record, **options)
+
+
+def test_folds_show_the_cross_validated_accuracy(tmp_path: Path) -> None:
+    write_folds(tmp_path, {0: [0.90, 0.92, 0.88, 0.91, 0.89]})
+    report = build([tmp_path])
+    assert (report.metric, report.metric_name) == ("val", "cross-validated accuracy")
+    assert report.rows[0].val is not None
+    assert report.rows[0].val.mean == pytest.approx(0.90)
+    assert build([tmp_path], metric="test").metric_name == "test accuracy"
+
+
+def test_noise_of_the_folds_is_no_difference_whatever_the_seeds(tmp_path: Path) -> None:
+    base, gain = [0.90, 0.92, 0.88, 0.91, 0.89], [0.02, -0.015, 0.025, 0.01, -0.01]
+    moved = [0.0004, -0.0003, 0.0001]  # by the seed
+    write_folds(tmp_path, {seed: base for seed in range(3)})
+    with_dropout = {
+        seed: [score + more + by for score, more in zip(base, gain, strict=True)]
+        for seed, by in enumerate(moved)
+    }
+    write_folds(tmp_path, with_dropout, reg=("dropout",))
+    (found,) = build([tmp_path], baseline="reg=none").comparisons
+    # sd of the gains 0.0178 -> t = 0.00607 / (0.0178 sqrt(1/5 + 1/4)) = 0.51 with 4 degrees of freedom
+    assert (found.difference.n, found.difference.mean) == (5, pytest.approx(0.006 + 0.0002 / 3))
+    assert found.difference.p == pytest.approx(0.64, abs=0.01)
+    assert found.verdict == "no more than chance would give"
+
+
 def test_what_cannot_be_read_is_named_and_the_rest_goes_on(
     runs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +176,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_goes_on(
     out, err = capsys.readouterr()
     assert out.startswith("3 runs of 2 configurations")
     assert err.splitlines() == [
-        "runs/none0/record.json is torn, or no JSON: left out.",
+        "runs/none0/record.json cannot be read: it is torn, or no JSON: left out.",
         "runs/flip1/metrics.csv cannot be read (No such file or directory): the curve is left out.",
     ]
 

@@ -119,15 +119,32 @@ def test_a_repeat_counts_once_and_the_latest_counts(tmp_path: Path) -> None:
     ]
 
 
-def test_folds_are_one_row_and_a_missing_one_is_said(tmp_path: Path) -> None:
+def test_folds_are_one_row_of_the_seeds_that_have_all(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
-    for fold, score in enumerate((0.70, 0.72, 0.74, 0.76)):
+    scores = (0.70, 0.72, 0.74, 0.76, 0.78)
+    for fold, score in enumerate(scores[:4]):
         runs.add(score, changes={"data.validation": "fold", "data.fold": fold})
     (row,), _ = runs.rows()
-    assert row.count == "4 folds"
+    assert row.test is None
+    assert row.notes() == ["left out until all folds are done: seed 0 lacks fold 4"]
+    for fold, score in enumerate(scores):
+        runs.add(score, seed=1, changes={"data.validation": "fold", "data.fold": fold})
+    (row,), _ = runs.rows()
+    assert (row.count, row.folds) == ("5 folds", 5)
     assert row.test is not None
-    assert round(row.test.mean, 9) == 0.73
-    assert row.notes() == ["the cross-validation lacks fold 4 of seed 0"]
+    assert (row.test.n, round(row.test.mean, 9)) == (5, 0.74)
+    assert row.notes() == ["left out until all folds are done: seed 0 lacks fold 4"]
+
+
+def test_seeds_of_one_fold_are_the_samples(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    for seed, score in enumerate((0.70, 0.72, 0.74)):
+        runs.add(score, seed=seed, changes={"data.validation": "fold", "data.fold": 2})
+    (row,), _ = runs.rows()
+    assert row.test is not None
+    assert (row.count, row.test.n, row.test.overlap) == ("3 seeds, 1 fold", 3, 0.0)
+    assert round(row.test.mean, 9) == 0.72
+    assert row.notes() == ["all runs are of one fold: this is no cross-validation"]
 
 
 def test_without_folds_the_fold_is_no_difference(tmp_path: Path) -> None:

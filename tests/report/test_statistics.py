@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from scipy import stats
@@ -40,12 +41,20 @@ def test_folds_of_one_seed_are_the_sample_with_a_wider_interval() -> None:
     assert found.half_width == pytest.approx(2.77645 * sd * math.sqrt(1 / 5 + 1 / 4), rel=1e-5)
 
 
-def test_folds_of_several_seeds_are_averaged_within_each() -> None:
+def test_seeds_are_averaged_within_each_fold() -> None:
     scores = {(0, (0, 2)): 0.70, (0, (1, 2)): 0.74, (1, (0, 2)): 0.71, (1, (1, 2)): 0.77}
     found = estimate(scores)
     assert found is not None
-    assert (found.n, found.mean, found.overlap) == (2, pytest.approx(0.73), 0.0)  # 0.72 and 0.74
-    assert found.sd == pytest.approx(0.02 / math.sqrt(2))
+    assert (found.n, found.mean, found.overlap) == (2, pytest.approx(0.73), 1.0)  # 0.705 and 0.755
+    assert found.sd == pytest.approx(0.05 / math.sqrt(2))
+    # t of 1 degree of freedom is 12.7062
+    assert found.half_width == pytest.approx(12.7062 * found.sd * math.sqrt(1 / 2 + 1), rel=1e-5)
+
+
+def test_equal_samples_have_no_interval() -> None:
+    found = estimate({(seed, None): 0.8245 for seed in range(3)})
+    assert found is not None
+    assert (found.n, found.interval) == (3, None)
 
 
 def test_paired_difference_agrees_with_scipy() -> None:
@@ -59,8 +68,11 @@ def test_paired_difference_agrees_with_scipy() -> None:
 
 
 def test_only_common_seeds_are_paired() -> None:
-    found = difference(A | {(7, None): 0.1}, B | {(8, None): 0.9})
-    assert found == difference(A, B)
+    found, alone = difference(A | {(7, None): 0.1}, B | {(8, None): 0.9}), difference(A, B)
+    assert found is not None
+    assert alone is not None
+    assert (found.seeds, alone.seeds) == ((3, 4, 4), (3, 3, 3))
+    assert replace(found, seeds=alone.seeds) == alone
 
 
 def test_welch_where_no_seed_is_common() -> None:

@@ -31,7 +31,7 @@ Options:
                   pictures lie beside .md and .tex, and inside .html; may be given several times
   baseline=KEY=VALUE[,KEY=VALUE...]
                   compare each row with the one that is so, at equal seeds: baseline=reg=none
-  metric={"|".join(METRICS)}     the accuracy that is compared (default: test, if there is one)
+  metric={"|".join(METRICS)}     the accuracy that is compared (default: test, if there is one; val for folds)
   sort={"|".join(SORTS)}
                   the rows' order (default: the metric)"""
 

@@ -39,22 +39,31 @@ class Comparison:
         return "no more than chance would give"
 
     @property
+    def over(self) -> str:
+        """Which seeds the paired difference is of, where one side has more."""
+        common, *each = self.difference.seeds
+        if self.difference.kind == "unpaired" or not 0 < common < max(each):
+            return ""
+        return f" over the {common} common seed{'s' * (common > 1)} of {each[0]} and {each[1]}"
+
+    @property
     def sentence(self) -> str:
         """The difference, how sure it is, and how large one would have to be at this n and spread."""
         found = self.difference
         plus_minus = "" if not found.sd else f" ± {100 * found.sd:.2f}"
-        facts = [f"n = {found.n}"]
+        facts = [f"n = {found.n}{self.over}"]
         if found.interval and found.p is not None and self.p_holm is not None:
             low, high = found.interval
-            adjusted = f", after Holm {p_value(self.p_holm)}" if self.tests > 1 else ""
+            adjusted = f", after Holm {p_value(self.p_holm).removeprefix('= ')}" if self.tests > 1 else ""
             facts += [
                 f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}",
                 f"p {p_value(found.p)}{adjusted}",
             ]
         noise = ""
-        if found.half_width is not None:
+        chance = found.p is not None and self.p_holm is not None and found.p < LEVEL <= self.p_holm
+        if found.half_width is not None and not chance:  # beyond the interval, and yet no real difference
             noise = f" Differences under {100 * found.half_width:.2f} points would be noise."
-        welch = " No two seeds are common, so this is Welch's test." if found.kind == "unpaired" else ""
+        welch = " Fewer than two runs pair, so this is Welch's test." if found.kind == "unpaired" else ""
         facts_said = ", ".join(facts)
         return f"{100 * found.mean:+.2f}{plus_minus} points ({facts_said}): {self.verdict}.{noise}{welch}"
 
@@ -112,9 +121,15 @@ def matches(row: Row, key: str, wish: str) -> bool:
     """Whether a row has that value, or was typed so."""
     if any(dict(run.typed()).get(key) == wish for run in row.runs):
         return True
-    if key == "reg" and row.choices["reg"] is not None:
-        return set(row.choices["reg"].split("+")) == set(re.split("[,+]", wish.strip("[] ")))
+    if key == "reg":  # as typed, where `augment` is one, or as its parts, `flip+shift`
+        said = [*(dict(run.typed()).get(key) for run in row.runs), row.choices[key]]
+        return any(names(text) == names(wish) for text in said if text is not None)
     return (key in CHOICES or key in row.settings) and same(value(row, key), wish)
+
+
+def names(text: str) -> set[str]:
+    """The regularizers in `[a,b]`, `a+b` or `a`, in any order."""
+    return {name.strip("'\" ") for name in re.split("[,+]", text.strip("[] "))} - {""} or {"none"}
 
 
 def same(ours: str, wish: str) -> bool:

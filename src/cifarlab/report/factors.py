@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
-from cifarlab.report.rows import Row
+from cifarlab.report.reading import Settings
+from cifarlab.report.rows import Row, has, told, value, varies
 from cifarlab.report.statistics import Cell, Difference, Estimate, difference, estimate
 
 
@@ -30,6 +31,7 @@ class Factor:
     metric: str
     alone: float | None  # the mean gain where no other is present
     last: float | None  # and where all others are
+    only: str = ""  # of which model and data its rows are, where the report has several
 
     @cached_property
     def effect(self) -> Estimate:
@@ -41,8 +43,41 @@ class Factor:
 
 
 def factors(rows: Sequence[Row], metric: str) -> list[Factor]:
-    """The regularizers that some rows have and others lack; none unless at least two make a lattice."""
+    """The regularizers that some rows have and others lack; none unless at least two make a lattice.
+
+    A mean over different data, splits or models would be one of nothing: of several lattices the one with
+    the most steps counts, and `only` says which it is.
+    """
     rows = [row for row in rows if row.scores(metric) and row.runs[0].configured]
+    alike: dict[Settings, list[Row]] = {}
+    for row in rows:
+        alike.setdefault(setting(row), []).append(row)
+    found = [(some[0], lattice(some, metric)) for some in alike.values()]
+    if len(found) < 2:
+        return found[0][1] if found else []
+    one, largest = max(found, key=lambda pair: sum(len(factor.steps) for factor in pair[1]))
+    only = " ".join(f"{key}={value(one, key)}" for key in differing(rows) if has(one, key))
+    return [replace(factor, only=only) for factor in largest]
+
+
+def setting(row: Row) -> Settings:
+    """What has to be equal for two rows' gains to be comparable: the data, their split, and the model."""
+    return tuple(pair for pair in row.runs[0].settings if pair[0].startswith(("data.", "model.")))
+
+
+def differing(rows: Sequence[Row]) -> list[str]:
+    """Which words tell these apart: the options, and the keys that they leave open."""
+    options = [name for name in ("model", "data") if varies(row.choices[name] for row in rows)]
+    keys = sorted({key for row in rows for key, _ in setting(row)})
+    return options + [
+        key
+        for key in keys
+        if varies(row.settings.get(key) for row in rows) and not told(rows, key, ("model", "data"))
+    ]
+
+
+def lattice(rows: Sequence[Row], metric: str) -> list[Factor]:
+    """The factors of rows that are alike in data and model."""
     parts = {id(row): parts_of(row) for row in rows}
     everything = sorted(set[str]().union(*parts.values()))
     together: dict[tuple[bool, ...], list[str]] = {}

@@ -155,13 +155,13 @@ def configurations(report: Report) -> str:
     compared = {id(found.row): found for found in report.comparisons}
     head = ["configuration", *(column.title for column in shown)]
     if compared:
-        head += ["difference", "95 % interval", "p (Holm)"]
+        head[-tables.COSTS : -tables.COSTS] = ["difference", "95 % interval", "p (Holm)"]
     titles = "".join(f'<th scope="col"><button type="button">{escape(title)}</button></th>' for title in head)
     lines = []
     for index, row in enumerate(report.rows):
         parts = [cell(column.show(row), column.value(row)) for column in shown]
         if compared:
-            parts += compared_cells(compared.get(id(row)))
+            parts[-tables.COSTS : -tables.COSTS] = compared_cells(compared.get(id(row)))
         name = escape(tables.title(row)).replace("+", "+<wbr>")
         box = f'<label><input type="checkbox"><i></i><span>{name}</span></label>'
         lines.append(
@@ -214,7 +214,7 @@ def regularizers(report: Report) -> str:
     if not report.factors:
         return ""
     caption = (
-        "A dot for each choice of the others; the diamond is their mean with its 95 % interval over seeds. "
+        "A dot for each choice of the others; the diamond is their mean with its 95 % interval. "
         f"In points of {report.metric_name}."
     )
     drawn = chart("factors", "What each regularizer brings", caption)

@@ -40,7 +40,7 @@ def draw(report: Report, curves: Sequence[Curve], beside: Path) -> list[tuple[st
     if report.factors:
         caption = (
             f"Points of {report.metric_name} that each regularizer adds: a dot per choice of the others, "
-            "the diamond their mean with its 95 % interval over seeds."
+            "the diamond their mean with its 95 % interval."
         )
         drawn.append((save(factors_figure(report), beside, "regularizers"), caption))
     return drawn

@@ -33,8 +33,10 @@ class Unreadable(Exception):
 class Run:
     """What a report takes from a run's folder.
 
-    `test` and `val` are accuracies from 0 to 1 of the weights that were scored; `fold` is (fold, folds) in a
-    cross-validation; without a readable config.yaml `configured` is False and `settings` are what was typed.
+    `test` and `val` are accuracies from 0 to 1 of the weights that were scored, but for a fold `val` is the
+    last epoch's: the best one would be chosen by the very images that it is scored on. `fold` is
+    (fold, folds) in a cross-validation; without a readable config.yaml `configured` is False and `settings`
+    are what was typed.
     """
 
     folder: Path
@@ -141,7 +143,7 @@ def read(folder: Path) -> Run:
         fold=fold,
         validates_on_test=value("data.validation", scalar) == "test",
         test=value("test.accuracy", fraction),
-        val=value("best_val.accuracy" if weights == "best" else "val.accuracy", fraction),
+        val=value("best_val.accuracy" if weights == "best" and fold is None else "val.accuracy", fraction),
         seconds=value("train_seconds", number),
         epochs=value("epochs", whole, required=True),
         parameters=value("model.parameters", whole),

@@ -11,7 +11,7 @@ from typing import Any
 
 from cifarlab.config import show
 from cifarlab.report.reading import CHOICES, ENVIRONMENT, Run
-from cifarlab.report.statistics import Cell, Estimate, estimate
+from cifarlab.report.statistics import Cell, Estimate, estimate, whole
 
 # said above the table whenever all rows share it, typed or not
 ALWAYS_SAID = ("optimizer.lr", "data.batch_size", "data.validation", "trainer.max_epochs")
@@ -37,7 +37,11 @@ class Row:
         }
 
     def scores(self, metric: str) -> dict[Cell, float]:
-        """`test` or `val` accuracies by seed and fold, without the runs that have none."""
+        """`test` or `val` accuracies by seed and fold, without the seeds that lack some of the folds."""
+        return whole(self.known(metric))
+
+    def known(self, metric: str) -> dict[Cell, float]:
+        """All that there are."""
         found = {run.cell: getattr(run, metric) for run in self.runs}
         return {cell: score for cell, score in found.items() if score is not None}
 
@@ -61,12 +65,21 @@ class Row:
         """How many folds a cross-validation has here; 0 for other runs."""
         return len({run.fold for run in self.runs if run.fold})
 
+    @cached_property
+    def missing(self) -> dict[int, list[int]]:
+        """The folds that seeds of a cross-validation lack."""
+        cells = {run.cell for run in self.runs}
+        total = max((run.fold[1] for run in self.runs if run.fold), default=0)
+        lacking = {seed: [k for k in range(total) if (seed, (k, total)) not in cells] for seed in self.seeds}
+        return {seed: folds for seed, folds in lacking.items() if folds}
+
     @property
     def count(self) -> str:
         """n as it is shown."""
         if not self.folds:
             return str(len(self.runs))
-        seeds = f"{len(self.seeds)} seeds, " if len(self.seeds) > 1 else ""
+        count = len(self.seeds) - (len(self.missing) if self.folds > 1 else 0)
+        seeds = f"{count} seeds, " if count > 1 else ""
         return f"{seeds}{self.folds} fold{'s' * (self.folds > 1)}"
 
     @cached_property
@@ -100,19 +113,16 @@ class Row:
                 f"{times} further run{'s' * (times > 1)} of the same configuration and seed "
                 f"{'are' if times > 1 else 'is'} left out: a repeat is no independent sample"
             )
-        if self.folds:
-            total = max(run.fold[1] for run in self.runs if run.fold)
-            cells = {run.cell for run in self.runs}
-            missing = [
-                f"{fold} of seed {seed}"
-                for seed in self.seeds
-                for fold in range(total)
-                if (seed, (fold, total)) not in cells
+        if self.folds == 1:
+            notes.append("all runs are of one fold: this is no cross-validation")
+        elif self.missing:
+            lacking = [
+                f"seed {seed} lacks fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
+                for seed, folds in self.missing.items()
             ]
-            if missing:
-                notes.append(f"the cross-validation lacks fold {', fold '.join(missing)}")
+            notes.append(f"left out until all folds are done: {'; '.join(lacking)}")
         for metric, what in (("test", "test"), ("val", "validation")):
-            have = len(self.scores(metric))
+            have = len(self.known(metric))
             if 0 < have < len(self.runs):
                 notes.append(f"only {have} of its {len(self.runs)} runs have a {what} accuracy")
         if not self.runs[0].configured:

@@ -38,8 +38,8 @@ class Report:
     @property
     def metric_name(self) -> str:
         """The metric in words, true for every row."""
-        crossed = [bool(row.folds) for row in self.rows]
-        return "cross-validated " * (all(crossed) and bool(crossed)) + METRICS[self.metric]
+        crossed = self.metric == "val" and bool(self.rows) and all(row.folds > 1 for row in self.rows)
+        return "cross-validated accuracy" if crossed else METRICS[self.metric]
 
     @cached_property
     def notes(self) -> list[str]:
@@ -49,11 +49,21 @@ class Report:
         ]
         if any(row.validates_on_test for row in self.rows):
             notes.append("† Validated on the test images: its validation figures are test figures.")
-        if any(row.folds for row in self.rows):
+        if not all(row.folds > 1 for row in self.rows):
+            images = "test" if self.metric == "test" else "validation"
             notes.append(
-                "Folds make one row: the mean over folds, with several seeds within each seed first. The "
-                "folds of a seed share training images, so their interval is widened (Nadeau, Bengio 2003)."
+                f"The interval is of the seeds' spread on these {images} images and this split; at accuracy "
+                f"p another sample of N {images} images would add a standard error of about sqrt(p(1 - p)/N)."
             )
+        if any(row.folds > 1 for row in self.rows):
+            notes.append(
+                "Folds make one row and are its samples, each the mean over its seeds: seeds share the "
+                "partition. Folds share training images, so the interval is widened (Nadeau, Bengio 2003)."
+            )
+        if self.factors:
+            notes.append("The regularizers' intervals are each at 95 %, not corrected for their number.")
+            if self.factors[0].only:
+                notes.append(f"What each regularizer brings is of the rows with {self.factors[0].only} only.")
         if len({run.environment.get("device") for row in self.rows for run in row.runs}) > 1:
             notes.append("The runs had different devices: their times are not comparable.")
         if len({run.choices["data"] for row in self.rows for run in row.runs}) > 1:
@@ -86,7 +96,8 @@ def build(
         folders: each is searched with all that is below it.
         baseline: the row to compare with, as `compare` takes it.
         sort: one of SORTS; by default the metric.
-        metric: "test" or "val"; by default "test" if any run has a test accuracy.
+        metric: "test" or "val"; by default "test" if any run has a test accuracy, but "val" if all are
+            folds: theirs is the cross-validated accuracy.
         warn: is told, in one line each, of the files left out.
 
     Raises:
@@ -105,11 +116,16 @@ def build(
         )
     rows = group(run for run in runs if run.status == "done")
     common = name(rows)
-    metric = metric or ("test" if any(row.test for row in rows) or not rows else "val")
+    metric = metric or default_metric(rows)
     sort_rows(rows, sort or metric)
     comparisons = compare(rows, baseline, metric) if baseline else []
     others = [run for run in runs if run.status != "done"]
     return Report(rows, others, common, metric, baseline, comparisons)
+
+
+def default_metric(rows: Sequence[Row]) -> str:
+    folds = all(row.folds for row in rows) and any(row.val for row in rows)
+    return "test" if not rows or (any(row.test for row in rows) and not folds) else "val"
 
 
 def sort_rows(rows: list[Row], by: str) -> None:

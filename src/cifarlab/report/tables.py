@@ -18,6 +18,7 @@ from cifarlab.report.summary import METRICS, Report, shown_path
 DASH = "\N{EN DASH}"
 MOST_SENTENCES = 20
 NARROWEST = 24  # characters of the column that folds
+COSTS = 3  # columns, the last: training, epochs, parameters
 
 
 class Column(NamedTuple):
@@ -106,7 +107,7 @@ def difference_cells(comparisons: Sequence[Comparison]) -> list[list[str]]:
         ps = [DASH if p is None else p_value(p).removeprefix("= ") for p in (gain.p, found.p_holm)]
         against = f" (against {found.baseline.name})" if len(bases) > 1 else ""
         cell = f"{100 * gain.mean:+.2f}{spread or f' ± {DASH}'}"
-        words = found.verdict + (" (Welch)" if gain.kind == "unpaired" else "")
+        words = found.verdict + found.over + (" (Welch)" if gain.kind == "unpaired" else "")
         rows.append([found.row.name + against, str(gain.n), cell, span(gain.interval, "+"), *ps, words])
     return rows
 
