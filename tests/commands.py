@@ -17,12 +17,6 @@ class Answer(NamedTuple):
         """The lines of stdout that are JSON objects."""
         return [json.loads(line) for line in self.out.splitlines() if line.startswith("{")]
 
-    @property
-    def table(self) -> list[list[str]]:
-        """Number, status, test and validation of each job in a sweep's last table."""
-        rows = [row.split() for row in self.out[self.out.rindex("#  status") :].splitlines()[1:]]
-        return [row[:4] for row in rows if len(row) == 5 and row[0].isdigit()]
-
 
 Command = Callable[..., Answer]
 # a short training on the digits, for a test that needs a run

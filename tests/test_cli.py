@@ -128,12 +128,11 @@ SENTENCES = {
     "--help shows what there is.",
     "--config-dir conf": "The configuration lies in conf/, beside the command; --help shows what there is.",
     # runs
-    "resume=nowhere": "resume=nowhere: there is no such folder; expected that of a run, such as",
-    "resume=": "resume=: there is no such folder; expected that of a run, such as",
+    "resume=nowhere": "resume=nowhere: there is no such folder; expected the folder of a run, such as",
+    "resume=": "resume=: there is no such folder; expected the folder of a run, such as",
     "resume=conf": "conf is no run folder: it has no record.json.",
     "resume=conf -m": "resume= goes on with one run: leave out -m.",
-    "start_from=nowhere": "start_from=nowhere: there is no such folder; expected that of a run, such as "
-    "logs/runs/...",
+    "start_from=nowhere": "start_from=nowhere: there is no such folder; expected the folder of a run,",
     "start_from=conf": "conf is no run folder: it has no record.json.",
     # the base of a sweep, before any of its jobs
     "-m seed=0,1 optimizer.lr=fast": "optimizer.lr=fast: expected a number above 0.",

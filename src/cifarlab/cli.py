@@ -51,6 +51,7 @@ from cifarlab.mistakes import (
 )
 from cifarlab.runs import record as records
 from cifarlab.runs import resume
+from cifarlab.sweeps import values as sweep_values
 from cifarlab.sweeps.ablation import KINDS, listed
 from cifarlab.sweeps.folders import Claim, claim_run, sweep_folder
 
@@ -189,6 +190,8 @@ class Door:
                 others.append(override)
                 if key == "search" and value is not None:
                     wishes.append("hydra/sweeper=cifarlab/optuna")
+        if "hydra/sweeper=cifarlab/optuna" in wishes and any("ablation=" in wish for wish in wishes):
+            raise UserError("ablation= runs all that it lists and search= chooses: leave out one of them.")
         return others if self.sweeps else typed, wishes
 
     def answer(self) -> str | None:
@@ -282,11 +285,12 @@ class CheckConfig(SayMistake):
             raise Refused from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep whose first job is wrong, unless that lies in a value which the sweep changes."""
+        """Refuse a sweep whose own options or first job are wrong, but for a value that the sweep changes."""
         loader = GlobalHydra.instance().config_loader()
         typed = OverridesParser.create(loader).parse_overrides(as_typed(config.hydra)[1])
         swept = [override for override in typed if override.is_sweep_override()]
         try:
+            sweep_values.check(config.hydra.launcher, config.hydra.sweeper)
             job = loader.load_sweep_config(config, [first(override) for override in typed])
             settle(job, job.hydra)
         except WrongKey as error:

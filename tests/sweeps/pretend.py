@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+from commands import Answer
 
 COMMAND = """
 import os, signal, time
@@ -65,6 +68,12 @@ def records_of(project: Path) -> dict[str, dict]:
     """The records of all jobs below logs/sweeps, by the names of their folders."""
     files = (project / "logs/sweeps").glob("*/*/record.json")
     return {file.parent.name: json.loads(file.read_text()) for file in files}
+
+
+def rows(answer: Answer) -> list[list[str]]:
+    """Number, status, test and validation of each job in a sweep's last table."""
+    lines = answer.out[answer.out.rindex("#  status") :].splitlines()
+    return [line.split()[:4] for line in lines if re.match(r"\d+ {2,}", line)]
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command
-from pretend import records_of, start
+from pretend import records_of, rows, start
 
 needs_submitit = pytest.mark.skipif(find_spec("submitit") is None, reason="submitit is not installed")
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
@@ -25,8 +25,8 @@ def test_submitit_runs_jobs_on_this_machine(run: Command, project: Path) -> None
         "optimizer.lr=0.3",
     )  # fmt: skip
     assert answer.code == 1
-    assert answer.table == [["0", "done", "29.00%", "30.00%"], ["1", "failed", "-", "30.00%"]]
-    killed = "Killed by SIGKILL, as the kernel does when memory runs out."
+    assert rows(answer) == [["0", "done", "29.00%", "30.00%"], ["1", "failed", "-", "30.00%"]]
+    killed = "Killed by SIGKILL, possibly for its memory."
     assert [record["error"] for _, record in sorted(records_of(project).items())] == [None, killed]
 
 
@@ -86,7 +86,7 @@ def test_slurm_gets_an_array_that_is_queued_again_at_its_limit(
         "hydra.launcher.timeout_min=90", "seed=1,2", "trainer.max_epochs=1", "optimizer.lr=0.3",
     )  # fmt: skip
     assert answer.code == 0, (project / "out").read_text()
-    assert [row[1:3] for row in answer.table] == [["done", "29.00%"], ["done", "28.00%"]]
+    assert [row[1:3] for row in rows(answer)] == [["done", "29.00%"], ["done", "28.00%"]]
     script = (project / "script.sh").read_text()
     for line in (
         "--array=0-1%2", "--time=90", "--partition=gpu", "--gpus-per-node=1", "--mem=16GB",
@@ -116,7 +116,7 @@ def test_ray_runs_jobs_on_this_machine(run: Command, project: Path) -> None:
     )  # fmt: skip
     ray.shutdown()
     assert answer.code == 1
-    assert answer.table == [["0", "done", "29.00%", "30.00%"], ["1", "failed", "-", "30.00%"]]
+    assert rows(answer) == [["0", "done", "29.00%", "30.00%"], ["1", "failed", "-", "30.00%"]]
 
 
 @pytest.mark.parametrize("engine, extra", [("ray", "ray"), ("submitit_local", "submitit")])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import pytest
 from commands import Command
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from pretend import records_of
 
 optuna = pytest.importorskip("optuna")
 
 from cifarlab.errors import UserError  # noqa: E402
+from cifarlab.sweeps.command import command as sweep_command  # noqa: E402
 from cifarlab.sweeps.jobs import Job, Outcome  # noqa: E402
 from cifarlab.sweeps.search import Search, space  # noqa: E402
 
@@ -56,6 +59,51 @@ def test_a_study_is_gone_on_with(run: Command, project: Path, started: list[str]
     )
     assert study.best_value == max(record["best_val"]["accuracy"] for record in runs.values())
     assert {*study.best_params} == {"optimizer.lr", "reg.weight_decay.rate", "reg.dropout.rate"}
+
+
+def test_repeated_trials_get_the_result_of_the_first(run: Command, project: Path, started: list[str]) -> None:
+    typed = ["-m", "search=optuna", "reg=none", "seed=3,13", "optimizer.lr=0.1,0.2"]
+    for trials in (6, 8):
+        run(*typed, f"hydra.sweeper.trials={trials}")
+        (file,) = project.glob("logs/sweeps/*/study.db")
+        study = optuna.load_study(study_name="search", storage=f"sqlite:///{file}")
+        assert len(study.trials) == trials
+        for trial in study.trials:
+            failed = trial.params["seed"] == "13"
+            assert trial.state.name == ("FAIL" if failed else "COMPLETE")
+            assert trial.value == (None if failed else float(trial.params["optimizer.lr"]))
+
+
+def test_a_repeated_trial_waits_for_the_first(tmp_path: Path) -> None:
+    first = search(tmp_path)
+    jobs = first.jobs()
+    one, two, three = (Job(*next(jobs), tmp_path, config_hash="abc") for _ in range(3))
+    first.hear(Outcome(two, "skipped", "the same as #0"))
+    assert {trial.state.name for trial in first.study.trials} == {"RUNNING"}
+    first.hear(Outcome(one, "done", None, record(0.5)))
+    first.hear(Outcome(three, "skipped", "the same as #0"))
+    assert [trial.value for trial in first.study.trials] == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    "typed, sentence",
+    [
+        ("a=interval(0.5,0.1)", "holds no value: expected two numbers, the smaller one first."),
+        ("a=range(5,2)", "holds no value: expected two numbers, the smaller one first."),
+        ("a=tag(log,interval(0,1))", ": a logarithmic scale begins above 0."),
+    ],
+)
+def test_bounds_that_cannot_be_are_refused(typed: str, sentence: str) -> None:
+    with pytest.raises(UserError) as error:
+        space(parsed(typed))
+    assert str(error.value) == f"{typed}{sentence if sentence[0] == ':' else ' ' + sentence}"
+
+
+def test_how_to_go_on_is_said_as_it_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    own = ["hydra.sweeper.trials=9", "hydra/sweeper=cifarlab/optuna", "hydra.mode=MULTIRUN"]
+    config = OmegaConf.create({"hydra": {"overrides": {"hydra": own, "task": ["search=optuna"]}}})
+    assert sweep_command(config) == "python train.py -m search=optuna hydra.sweeper.trials=9"
 
 
 def test_a_trial_is_a_command_as_any_job(run: Command, project: Path) -> None:

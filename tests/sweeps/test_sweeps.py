@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+from itertools import product
 from pathlib import Path
 
 import pytest
 from commands import Command
-from pretend import records_of, start
+from pretend import records_of, rows, start
 
 from cifarlab.errors import UserError
 from cifarlab.runs import record as records
 from cifarlab.sweeps.folders import Claim, is_claimed
+from cifarlab.sweeps.jobs import Job, ended
 
 
 def test_every_job_is_a_command_of_its_own(run: Command, project: Path) -> None:
     answer = run("-m", "seed=1,13,15", "optimizer.lr=0.3", "trainer.max_epochs=2")
     assert answer.code == 1
-    assert answer.table == [
+    assert rows(answer) == [
         ["0", "done", "29.00%", "30.00%"],
         ["1", "failed", "-", "30.00%"],
         ["2", "failed", "-", "30.00%"],
     ]
-    killed = "Killed by SIGKILL, as the kernel does when memory runs out."
+    killed = "Killed by SIGKILL, possibly for its memory."
     assert f"#1: The loss became NaN in epoch 3.\n#2: {killed}\n1 done, 2 failed.\n" in answer.out
     assert answer.err.endswith("2 of 3 jobs did not end well; the same command tries them again.\n")
     done, nan, dead = (record for _, record in sorted(records_of(project).items()))
@@ -60,10 +63,10 @@ def test_a_stopped_sweep_saves_its_jobs_and_says_how_to_go_on(project: Path) -> 
     said += sweep.stdout.read()
     assert sweep.wait() == 130
     assert "\nTo go on: python train.py -m optimizer.lr=0.3 seed=1,16,17 trainer.max_epochs=300 " in said
-    name = "1_lr=0.3_seed=16_max_epochs=300"
+    name = "1_seed=16_lr=0.3_max_epochs=300"
     before = records_of(project)
     assert before[name]["status"] == "interrupted"
-    assert before["0_lr=0.3_seed=1_max_epochs=300"]["status"] == "done"
+    assert before["0_seed=1_lr=0.3_max_epochs=300"]["status"] == "done"
     assert not is_claimed(next(project.glob(f"logs/sweeps/*/{name}")))
 
 
@@ -85,7 +88,7 @@ def test_the_same_command_skips_goes_on_and_tries_again(
     answer = run("seed=1,2,3", "optimizer.lr=0.2", "-m", "hydra/launcher=joblib", "logger=none")
     assert answer.code == 0
     assert started == ["#0 seed=1 resumed", "#1 seed=2"]
-    assert answer.table[2][:2] == ["2", "skipped"]
+    assert rows(answer)[2][:2] == ["2", "skipped"]
     assert len(records_of(project)) == 3
 
 
@@ -94,7 +97,7 @@ def test_more_of_the_same_is_found_in_the_sweep_before(
 ) -> None:
     run("-m", "seed=1,2")
     started.clear()
-    assert [row[1] for row in run("-m", "seed=range(4)").table] == ["done", "skipped", "skipped", "done"]
+    assert [row[1] for row in rows(run("-m", "seed=range(4)"))] == ["done", "skipped", "skipped", "done"]
     assert started == ["#0 seed=0", "#3 seed=3"]
     assert len(list(project.glob("logs/sweeps/*"))) == 2
     # but a folder of one's own choice is a sweep of its own
@@ -111,6 +114,85 @@ def test_force_runs_all_again(run: Command, project: Path, started: list[str]) -
     assert len(started) == 4
 
 
+def test_a_forced_sweep_is_finished_without_force(run: Command, project: Path, started: list[str]) -> None:
+    run("-m", "seed=1,2,3")
+    run("-m", "seed=1,2,3", "force=true")
+    latest = max(project.glob("logs/sweeps/*"))
+    _, second, third = sorted(latest.glob("*/"))  # as if it had been stopped in the second
+    records.write(second, records.read(second) | {"status": "interrupted", "epochs": 5})
+    shutil.rmtree(third)
+    started.clear()
+    for left in (["#1 seed=2 resumed", "#2 seed=3"], []):
+        answer = run("-m", "seed=1,2,3")
+        assert answer.code == 0
+        assert f"Sweep folder: {latest.relative_to(project)}\n" in answer.out
+        assert started == left
+        started.clear()
+
+
+def test_what_varies_comes_first(run: Command, project: Path, started: list[str]) -> None:
+    long = "data.root=" + "x" * 80
+    answer = run("-m", long, "reg=none,dropout", "seed=0,1")
+    names = [
+        f"{n}_reg={reg}_seed={seed}_" for n, (reg, seed) in enumerate(product(("none", "dropout"), (0, 1)))
+    ]
+    folders = sorted(records_of(project))
+    assert [folder.partition("root=")[0] for folder in folders] == names
+    assert {len(folder) for folder in folders} == {82}
+    assert "\n3  done    -     1.00%       reg=dropout seed=1  3_reg=dropout_seed=1_root=xxx" in answer.out
+
+
+@pytest.mark.parametrize(
+    "typed, sentence",
+    [
+        (
+            "hydra.launcher.n_jobs=two",
+            "hydra.launcher.n_jobs=two: expected a whole number of 1 or more, or -1.",
+        ),
+        ("hydra.launcher.n_jobs=0", "hydra.launcher.n_jobs=0: expected a whole number of 1 or more, or -1."),
+        (
+            "hydra/launcher=submitit_local hydra.launcher.n_jobs=-1",
+            "hydra.launcher.n_jobs=-1: expected a whole number of 1 or more.",
+        ),
+        (
+            "hydra.launcher.threads=0",
+            "hydra.launcher.threads=0: expected a whole number of 1 or more, or null.",
+        ),
+        (
+            "search=optuna hydra.sweeper.trials=many",
+            "hydra.sweeper.trials=many: expected a whole number of 1 or more.",
+        ),
+        (
+            "search=optuna hydra.sweeper.trials=0",
+            "hydra.sweeper.trials=0: expected a whole number of 1 or more.",
+        ),
+        (
+            "search=optuna hydra.sweeper.minutes=-1",
+            "hydra.sweeper.minutes=-1: expected a number above 0, or null.",
+        ),
+    ],
+)
+def test_the_values_of_a_sweeps_own_keys_are_checked(
+    run: Command, project: Path, typed: str, sentence: str
+) -> None:
+    answer = run("-m", "seed=0,1", *typed.split(" "))
+    assert (answer.code, answer.err) == (2, f"{sentence}\n")
+    assert not (project / "logs").exists()
+
+
+def test_a_run_at_work_elsewhere_keeps_its_record(tmp_path: Path) -> None:
+    """A job's command may find its folder taken, or be killed before it does."""
+    records.write(tmp_path, records.EMPTY | {"status": "running"})
+    job = Job(0, [], tmp_path)
+    claim = Claim(tmp_path)
+    job.arguments()
+    outcomes = [ended(job, code) for code in (2, -signal.SIGKILL, "Its machine is gone.")]
+    claim.release()
+    assert {(o.status, o.error) for o in outcomes} == {("elsewhere", "at work in another process")}
+    assert records.read(tmp_path)["status"] == "running"
+    assert ended(job, 2).status == records.read(tmp_path)["status"] == "failed"
+
+
 def test_a_changed_yaml_makes_other_jobs(run: Command, project: Path, started: list[str]) -> None:
     run("-m", "seed=1,2")
     file = project / "conf/optimizer/sgd.yaml"
@@ -123,7 +205,7 @@ def test_a_changed_yaml_makes_other_jobs(run: Command, project: Path, started: l
 def test_equal_jobs_run_once(run: Command, started: list[str]) -> None:
     answer = run("-m", "seed=1", "logger=none,tensorboard")
     assert started == ["#0 logger=none"]
-    assert [row[1] for row in answer.table] == ["done", "skipped"]
+    assert [row[1] for row in rows(answer)] == ["done", "skipped"]
 
 
 def test_a_wrong_job_is_tried_again_in_its_folder(run: Command, project: Path, started: list[str]) -> None:
@@ -148,7 +230,10 @@ def test_what_is_at_work_elsewhere_is_left_alone(run: Command, project: Path, st
     claim = Claim(job)
     answer = run("-m", "seed=1,2,3")
     claim.release()
-    assert [row[1] for row in answer.table] == ["skipped", "skipped", "done"]
+    assert answer.code == 1
+    assert [row[1] for row in rows(answer)] == ["elsewhere", "skipped", "done"]
+    assert "\n#0: at work in another process\n1 elsewhere, 1 skipped, 1 done.\n" in answer.out
+    assert answer.err.endswith("1 of 3 jobs did not end well; the same command tries them again.\n")
     claim = Claim(sweep)
     answer = run("-m", "seed=1,2")
     claim.release()
@@ -192,6 +277,7 @@ def test_what_is_no_sweep_is_refused(run: Command, project: Path) -> None:
         "-m ablation=alone": "ablation= needs a list of regularizers, such as ",
         "-m ablation=alone reg=[flip],[crop]": "reg=[flip],[crop]: ablation= takes one list of regularizers",
         "-m ablation=alone reg=[flip,flip]": "reg=[flip,flip]: ablation= takes one list of regularizers,",
+        "-m ablation=alone reg=[flip] search=optuna": "ablation= runs all that it lists and search= ",
         "-m search=optuna data.validation=test": "data.validation=test: a search chooses by",
     }.items():
         answer = run(*typed.split(" "))
@@ -206,7 +292,7 @@ def test_the_folder_of_a_sweep_is_the_latest_of_the_same(project: Path) -> None:
     for name, swept in {"a": ["seed=1,2"], "b": ["seed=1,2"], "c": ["seed=1"]}.items():
         folder = project / "logs/sweeps" / name
         folder.mkdir(parents=True)
-        remember(folder, swept)
+        remember(folder, swept, forced=False)
     (project / "logs/sweeps/c/sweep.json").write_text("[]")
     typed = {"task": ["seed=1,2"], "hydra": ["hydra.launcher.n_jobs=3"]}
     assert sweep_folder(typed, "now") == "logs/sweeps/b"

@@ -13,7 +13,7 @@ from hydra.core.utils import configure_log
 from omegaconf import DictConfig
 
 from cifarlab.mistakes import as_typed
-from cifarlab.sweeps.folders import Claim, remember, what_is_swept
+from cifarlab.sweeps.folders import Claim, remember, remembered, what_is_swept
 from cifarlab.sweeps.jobs import Outcome, Planner
 from cifarlab.sweeps.loop import Engine, Watch, listening, run
 from cifarlab.sweeps.table import cross_validation, line, table
@@ -43,12 +43,14 @@ def run_sweep(
         KeyboardInterrupt, SystemExit: stopped by a signal, all jobs' last finished epochs saved.
     """
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
-    planner = Planner(config, loader, again)
-    planner.folder.mkdir(parents=True, exist_ok=True)
-    claim = Claim(planner.folder)
+    folder = Path(config.hydra.sweep.dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = Claim(folder)
     outcomes = []
     try:
-        remember(planner.folder, what_is_swept(config.hydra.overrides))
+        forced = again or bool(remembered(folder).get("forced"))
+        remember(folder, what_is_swept(config.hydra.overrides), forced)
+        planner = Planner(config, loader, again, forced)
         with listening() as stopped:
             for outcome in run((planner.plan(*job) for job in jobs), engine, stopped, watch):
                 outcomes.append(outcome)
@@ -60,9 +62,9 @@ def run_sweep(
         claim.release()
     last = [
         "",
-        table(outcomes, planner.folder),
+        table(outcomes, folder),
         *cross_validation(outcomes),
-        f"Sweep folder: {planner.folder}",
+        f"Sweep folder: {folder}",
     ]
     if stopped.signals:
         last.append(f"To go on: {command(config)}")
@@ -74,6 +76,8 @@ def run_sweep(
 def command(config: DictConfig) -> str:
     """What was typed to start the sweep, but for `force=true`, which would begin it again."""
     own, task = as_typed(config.hydra)
-    own = [o for o in own if not o.startswith(("hydra.mode=", "hydra.launcher.force="))]
+    # not typed: the sweeper comes with search=
+    left_out = ("hydra.mode=", "hydra.launcher.force=", "hydra/sweeper=cifarlab/optuna")
+    own = [o for o in own if not o.startswith(left_out)]
     typed = [o.replace("hydra.sweeper.ablation=", "ablation=").replace("=cifarlab/", "=") for o in own]
     return shlex.join(["python", Path(sys.argv[0]).name, "-m", *task, *typed])

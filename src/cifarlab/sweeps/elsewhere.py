@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +37,10 @@ class Attended:
             preexec_fn=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN),
         )
         try:
-            return self.process.wait()
+            # not wait(), which holds a lock that stop() needs when a signal calls it from here
+            while (code := self.process.poll()) is None:
+                time.sleep(0.1)
+            return code
         except BaseException:
             self.stop()
             raise
@@ -66,7 +70,7 @@ class Submitted:
 
     def code(self) -> int | str | None:
         # the run may outlive what was beside it by the time it takes to save its last epoch
-        if not self.submitted.done() or (self.stopped and self.folder.exists() and is_claimed(self.folder)):
+        if not self.submitted.done() or (self.stopped and is_claimed(self.folder)):
             return None
         from submitit.core.utils import FailedJobError, UncompletedJobError
 

@@ -58,6 +58,8 @@ def is_claimed(folder: Path) -> bool:
     """Whether some process holds the folder."""
     try:
         Claim(folder).release()
+    except FileNotFoundError:
+        return False
     except UserError:
         return True
     return False
@@ -77,38 +79,41 @@ def sweep_folder(overrides: Mapping[str, Sequence[str]], now: str) -> str:
     """The folder of the latest sweep of the same; a new one for `force=true`, or where there is none."""
     wanted = what_is_swept(overrides)
     new = "hydra.launcher.force=true" in overrides["hydra"]
-    same = [] if new else [file.parent for file in SWEEPS.glob("*/sweep.json") if swept_in(file) == wanted]
+    folders = [] if new else SWEEPS.glob("*/")
+    same = [folder for folder in folders if remembered(folder).get("overrides") == wanted]
     return str(max(same, default=SWEEPS / now))
 
 
-def swept_in(file: Path) -> Any:
-    """What a sweep's file says was swept; None if it says nothing."""
+def remember(folder: Path, swept: list[str], forced: bool) -> None:
+    """Write the file by which the same sweep finds its folder again, and knows that it began with `force`."""
+    write_text(folder / "sweep.json", json.dumps({"overrides": swept, "forced": forced}, indent=2) + "\n")
+
+
+def remembered(folder: Path) -> dict[str, Any]:
+    """What that file says; nothing where there is none, or a torn one."""
     try:
-        return json.loads(file.read_text())["overrides"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def remember(folder: Path, swept: list[str]) -> None:
-    """Write the file by which the same sweep finds its folder again."""
-    write_text(folder / "sweep.json", json.dumps({"overrides": swept}, indent=2) + "\n")
+        said = json.loads((folder / "sweep.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
 
 
 class Finder:
     """The runs that sweeps have left, by the hash of their configuration.
 
-    All below logs/sweeps is found; for a folder chosen by `hydra.sweep.dir=` only what lies in that.
+    All below logs/sweeps is found; of a sweep that began with `force`, and in a folder chosen by
+    `hydra.sweep.dir=`, only what lies in its own.
     """
 
-    def __init__(self, sweep: Path) -> None:
-        self.sweep = sweep
+    def __init__(self, sweep: Path, forced: bool = False) -> None:
+        self.sweep, self.forced = sweep, forced
 
     @cached_property
     def folders(self) -> dict[str, list[Path]]:
         """Read with one pattern: of thousands of records only a few are needed whole."""
         found = defaultdict(list)
-        usual = self.sweep.resolve().parent == SWEEPS.resolve()
-        for path in SWEEPS.glob("*/*/record.json") if usual else self.sweep.glob("*/record.json"):
+        everywhere = not self.forced and self.sweep.resolve().parent == SWEEPS.resolve()
+        for path in SWEEPS.glob("*/*/record.json") if everywhere else self.sweep.glob("*/record.json"):
             with suppress(OSError):
                 if match := re.search(rb'"config_hash": "(\w+)"', path.read_bytes()):
                     found[match[1].decode()].append(path.parent)

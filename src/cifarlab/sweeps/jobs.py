@@ -22,7 +22,7 @@ from cifarlab.sweeps.folders import Finder, free_folder, is_claimed
 # of Hydra's own keys the sweep's, not the job's
 SWEEP_KEYS = ("hydra.mode", "hydra.sweep", "hydra.sweeper", "hydra.launcher", "hydra.run", "hydra.job.num")
 
-Status = Literal["done", "skipped", "failed", "interrupted", "pruned"]
+Status = Literal["done", "skipped", "failed", "interrupted", "pruned", "elsewhere"]
 
 
 @dataclass
@@ -46,7 +46,8 @@ class Job:
         """The command line: of a new run or, where the folder has one with epochs behind it, of that."""
         number, folder = f"hydra.job.num={self.number}", str(self.folder).replace("'", "\\'")
         if not self.goes_on:
-            (self.folder / "record.json").unlink(missing_ok=True)
+            if not is_claimed(self.folder):
+                (self.folder / "record.json").unlink(missing_ok=True)
             return [*self.command, *self.overrides, f"hydra.run.dir='{folder}'", number]
         # where the data lie may have changed since, which does not make another run of it
         before = records.read(self.folder)["overrides"]
@@ -75,11 +76,15 @@ class Outcome:
 class Planner:
     """Makes a sweep's jobs of their overrides, and finds those again that were run before."""
 
-    def __init__(self, config: DictConfig, loader: ConfigLoader, again: bool) -> None:
-        """`config` is the sweep's, as Hydra composed it; with `again` nothing is skipped or gone on with."""
+    def __init__(self, config: DictConfig, loader: ConfigLoader, again: bool, forced: bool) -> None:
+        """Args:
+        config: the sweep's, as Hydra composed it.
+        again: whether nothing is skipped or gone on with.
+        forced: whether only what lies in the sweep's folder is.
+        """
         self.config, self.loader, self.again = config, loader, again
         self.folder = Path(config.hydra.sweep.dir)
-        self.finder = Finder(self.folder)
+        self.finder = Finder(self.folder, forced)
         self.planned: dict[str, Job] = {}
         script, name = Path(sys.argv[0]).resolve(), config.hydra.job.config_name
         hydra = [o for o in config.hydra.overrides.hydra if not is_sweeps(o)]
@@ -88,15 +93,19 @@ class Planner:
 
     def plan(self, number: int, overrides: Sequence[str]) -> Job:
         """The job of that number; one whose configuration is wrong has failed already."""
-        job = Job(number, list(overrides), self.folder / f"{number}_{cli.short(overrides)}".rstrip("_"))
-        job.command = self.command
         fixed = as_typed(self.config.hydra)[1]
-        job.varied = [override for override in overrides if override not in fixed]
+        varied = [override for override in overrides if override not in fixed]
+        # in the folder's name, which has an end, what tells the jobs apart comes first
+        naming = [*varied, *(override for override in overrides if override in fixed)]
+        folder = self.folder / f"{number}_{cli.short(naming)}".rstrip("_")
+        job = Job(number, list(overrides), folder, command=self.command, varied=varied)
         try:
             config = self.loader.load_sweep_config(self.config, job.overrides)
-            with open_dict(config.hydra.job):
+            with open_dict(config.hydra):
                 config.hydra.job.id = config.hydra.job.num = number
-            job.folder = self.folder / config.hydra.sweep.subdir
+                config.hydra.overrides.task = naming
+                job.folder = self.folder / config.hydra.sweep.subdir
+                config.hydra.overrides.task = job.overrides
             job.settled = cli.settle(config, config.hydra)
         except cli.MISTAKES as error:
             sentence = said(error) or explain(error, conf_of(self.config.hydra), job.overrides) or str(error)
@@ -117,7 +126,7 @@ class Planner:
         if record["status"] == "done":
             job.outcome = Outcome(job, "skipped", "done before", record)
         elif is_claimed(job.folder):
-            job.outcome = Outcome(job, "skipped", "at work in another process", record)
+            job.outcome = Outcome(job, "elsewhere", "at work in another process", record)
         return job
 
 
@@ -127,8 +136,8 @@ def is_sweeps(override: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in SWEEP_KEYS)
 
 
-def ended(job: Job, code: int) -> Outcome:
-    """What came of a job whose command ended with that exit code, below 0 the signal that killed it.
+def ended(job: Job, code: int | str) -> Outcome:
+    """What came of a job whose command ended with that exit code, below 0 the signal that killed it, or text.
 
     What the run could not put down itself is recorded here.
     """
@@ -138,13 +147,15 @@ def ended(job: Job, code: int) -> Outcome:
         record = None
     if code == 0:
         return Outcome(job, "done", None, record)
-    if code in (130, 143) or -code in (signal.SIGINT, signal.SIGTERM):
+    if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
         return Outcome(job, "interrupted", record["error"] if record else None, record)
+    if is_claimed(job.folder):
+        return Outcome(job, "elsewhere", "at work in another process", record)
+    if isinstance(code, str):
+        return failed(job, code)
     if code < 0:
-        hint = ", as the kernel does when memory runs out" if -code == signal.SIGKILL else ""
+        hint = ", possibly for its memory" if -code == signal.SIGKILL else ""
         return failed(job, f"Killed by {signal.Signals(-code).name}{hint}.")
-    if record is not None and is_claimed(job.folder):
-        return Outcome(job, "failed", "At work in another process.", record)
     if record is None or record["status"] != "failed":
         file = job.folder / "train.log"
         where = f"; see {shown(file)}" if file.exists() else ""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from cifarlab.sweeps.jobs import Job, Outcome, ended, failed
+from cifarlab.sweeps.jobs import Job, Outcome, ended
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def run(
                     working.remove((job, work))
                     if heard > 1 and code == -signal.SIGKILL:  # our doing, not the kernel's
                         code = 128 + stopped.signals[0]
-                    yield failed(job, code) if isinstance(code, str) else ended(job, code)
+                    yield ended(job, code)
                 elif watch is not None and job.number not in asked and watch(job):
                     asked.add(job.number)
                     work.stop()

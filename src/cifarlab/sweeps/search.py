@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,14 +43,28 @@ def suggestion(key: str, override: Override) -> Suggest:
     value: Any = override.value()
     if isinstance(value, IntervalSweep):
         low, high, log = float(value.start or 0), float(value.end or 0), "log" in value.tags
+        check_bounds(override, low, high, log)
         return lambda trial: f"{key}={trial.suggest_float(key, low, high, log=log):.6g}"
     if isinstance(value, RangeSweep) and isinstance(value.start, int) and isinstance(value.step, int):
         # as in Python, the stop is not among them
         first, last = value.start, int(value.stop or 0) - 1
         step, log = value.step, "log" in value.tags
+        check_bounds(override, first, last if step > 0 else first - 1, log)
         return lambda trial: f"{key}={trial.suggest_int(key, first, last, step=1 if log else step, log=log)}"
     choices = list(override.sweep_string_iterator())
+    if not choices:
+        raise UserError(f"{override.input_line} holds no value.")
     return lambda trial: f"{key}={trial.suggest_categorical(key, choices)}"
+
+
+def check_bounds(override: Override, low: float, high: float, log: bool) -> None:
+    """Raises:
+    UserError: for bounds that optuna would not take.
+    """
+    if not float("-inf") < low <= high < float("inf"):
+        raise UserError(f"{override.input_line} holds no value: expected two numbers, the smaller one first.")
+    if log and low <= 0:
+        raise UserError(f"{override.input_line}: a logarithmic scale begins above 0.")
 
 
 @dataclass
@@ -75,6 +90,8 @@ class Search:
     live: dict[int, Trial] = field(default_factory=dict)  # by their number, which is the job's
     pruned: set[int] = field(default_factory=set)
     seen: dict[int, int] = field(default_factory=dict)  # epochs reported
+    ends: dict[str | None, dict[str, Any]] = field(default_factory=dict)  # by the configuration's hash
+    twins: dict[str | None, list[int]] = field(default_factory=lambda: defaultdict(list))  # waiting for one
 
     def __post_init__(self) -> None:
         self.fixed, self.open = space(self.overrides)
@@ -120,18 +137,27 @@ class Search:
         return time.monotonic() > self.deadline
 
     def hear(self, outcome: Outcome) -> None:
-        """Tell the study how a trial ended; one that was interrupted stays open."""
+        """Tell the study how a trial ended, and its twins with it; one that was interrupted stays open."""
         number, accuracy = outcome.job.number, outcome.accuracy("best_val")
-        if outcome.status in ("done", "skipped") and accuracy is not None:
-            self.study.tell(number, accuracy)
+        same = outcome.job.config_hash
+        end: dict[str, Any] | None = None
+        if outcome.status == "skipped" and outcome.record is None:  # the same as one before it
+            self.twins[same].append(number)
+            end = self.ends.get(same)
+        elif outcome.status in ("done", "skipped") and accuracy is not None:
+            end = {"values": accuracy}
         elif outcome.status == "interrupted" and number in self.pruned:
             outcome.status = "pruned"
             if outcome.record is not None:
                 outcome.record["error"] = outcome.error = "pruned by the search"
                 records.write(outcome.job.folder, outcome.record)
-            self.study.tell(number, state=TrialState.PRUNED)
+            end = {"state": TrialState.PRUNED}
         elif outcome.status == "failed":
-            self.study.tell(number, state=TrialState.FAIL)
+            end = {"state": TrialState.FAIL}
+        if end is not None:
+            self.ends[same] = end
+            for trial in {number, *self.twins.pop(same, [])}:
+                self.study.tell(trial, **end)
 
     def summary(self) -> str:
         """The best trial so far and its values."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from cifarlab.mistakes import shown
 from cifarlab.runs import record as records
 from cifarlab.sweeps.jobs import Outcome
 
-COLUMNS = ("#", "status", "test", "validation", "folder")
+COLUMNS = ("#", "status", "test", "validation", "job", "folder")
 
 
 def line(outcome: Outcome) -> str:
@@ -27,15 +28,25 @@ def line(outcome: Outcome) -> str:
 
 
 def table(outcomes: Sequence[Outcome], sweep: Path) -> str:
-    """A row per job, its folder as seen from the sweep's where it lies there; errors and numbers below."""
-    rows = [COLUMNS, *(row(outcome, sweep) for outcome in sorted(outcomes, key=lambda o: o.job.number))]
+    """A row per job, with what tells it from the others and its folder; reasons and numbers below.
+
+    The folder is as seen from the sweep's where it lies there.
+    """
+    outcomes = sorted(outcomes, key=lambda outcome: outcome.job.number)
+    rows = [COLUMNS, *(row(outcome, sweep) for outcome in outcomes)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(r, widths, strict=True)).rstrip() for r in rows
     ]
     counts = Counter(outcome.status for outcome in outcomes)
-    errors = [f"#{o.job.number}: {o.error}" for o in outcomes if o.status == "failed"]
-    return "\n".join([*lines, *errors, ", ".join(f"{n} {status}" for status, n in counts.items()) + "."])
+    reasons = [f"#{o.job.number}: {o.error}" for o in outcomes if needs_reason(o)]
+    return "\n".join([*lines, *reasons, ", ".join(f"{n} {status}" for status, n in counts.items()) + "."])
+
+
+def needs_reason(outcome: Outcome) -> bool:
+    """Whether a job was not run to its end, and not because it had been before."""
+    skipped = outcome.status == "skipped" and outcome.record is None
+    return skipped or outcome.status in ("failed", "elsewhere")
 
 
 def row(outcome: Outcome, sweep: Path) -> tuple[str, ...]:
@@ -44,7 +55,8 @@ def row(outcome: Outcome, sweep: Path) -> tuple[str, ...]:
     )
     folder = outcome.job.folder
     name = folder.name if folder.parent == sweep else shown(folder)
-    return str(outcome.job.number), outcome.status, test, validation, name
+    varied = shlex.join(outcome.job.varied) or "-"
+    return str(outcome.job.number), outcome.status, test, validation, varied, name
 
 
 def cross_validation(outcomes: Sequence[Outcome]) -> list[str]:
