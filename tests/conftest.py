@@ -2,6 +2,7 @@
 
 import logging
 import runpy
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Runs a script with arguments in this process, as if typed."""
     handlers, level = logging.root.handlers[:], logging.root.level
+    broken_pipe = signal.getsignal(signal.SIGPIPE)  # at which a command ends quietly, but not a test
 
     def command(script: object, *arguments: str) -> Answer:
         monkeypatch.setattr(sys, "argv", [str(script), *arguments])
@@ -30,3 +32,4 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     yield command
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
+    signal.signal(signal.SIGPIPE, broken_pipe)
