@@ -4,11 +4,15 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint
+.PHONY: demo test lint results
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python train.py data=digits model=vgg2 reg=shift \
 	    optimizer=adam optimizer.lr=0.003 scheduler=one_cycle trainer.max_epochs=8
+
+# the README's table of results, from the records in results/
+results: $(INSTALLED)
+	$(VENV)/bin/python -m cifarlab.report.readme
 
 # two processes of one thread each: most tests are too small to share
 test: $(INSTALLED)
