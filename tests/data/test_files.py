@@ -436,7 +436,9 @@ def test_odd_entries_of_an_archive_are_not_taken(
     ]
 
 
-@pytest.mark.parametrize("packed", [b"no gzip", tar({"a": b"b"})[:-20], b""])
+@pytest.mark.parametrize(
+    "packed", [b"no gzip", tar({"a": b"b"})[:-20], b""], ids=["no gzip", "cut off", "empty"]
+)
 def test_what_is_no_archive_is_named(ten: Imitation, tmp_path: Path, packed: bytes) -> None:
     (tmp_path / ten.archive.file).write_bytes(packed)
     archive = replace(ten.archive, md5=md5(packed), size=len(packed))
