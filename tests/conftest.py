@@ -2,9 +2,11 @@
 
 import logging
 import runpy
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from commands import Answer, Command
@@ -33,3 +35,11 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
     signal.signal(signal.SIGPIPE, broken_pipe)
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to work in, with a copy of the configuration."""
+    shutil.copytree(Path(__file__).parents[1] / "conf", tmp_path / "conf")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -41,12 +40,10 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a copy of the configuration and a command of it."""
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "train.py").write_text(COMMAND)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def project(workplace: Path) -> Path:
+    """With a command of its own."""
+    (workplace / "train.py").write_text(COMMAND)
+    return workplace
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -18,12 +17,10 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to work in, with a copy of the configuration and a command of it."""
-    shutil.copytree(ROOT / "conf", tmp_path / "conf")
-    (tmp_path / "train.py").write_text(COMMAND)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def project(workplace: Path) -> Path:
+    """With a command of its own."""
+    (workplace / "train.py").write_text(COMMAND)
+    return workplace
 
 
 @pytest.fixture

@@ -24,14 +24,12 @@ def write_metrics(path: Path, history: list[Row]) -> None:
 
 def draw_curves(path: Path, history: list[Row], validates_on_test: bool) -> None:
     """Two panels, cross-entropy and accuracy by epoch: training blue, validation orange."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and without pyplot's state
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, PercentFormatter
+    from matplotlib.ticker import MaxNLocator, PercentFormatter  # slow to import, as what follows
 
     from cifarlab.pictures.grid import save
+    from cifarlab.pictures.scores import blank
 
-    figure = Figure(figsize=(10, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(10, 4)
     panels = figure.subplots(1, 2)
     epochs = [row["epoch"] for row in history]
     validation = "validation (the test images)" if validates_on_test else "validation"
