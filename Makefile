@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint results
+.PHONY: demo test chaos lint results
 
 demo: $(INSTALLED)
 	$(VENV)/bin/python train.py data=digits model=vgg2 reg=shift \
@@ -17,6 +17,10 @@ results: $(INSTALLED)
 # two processes of one thread each: most tests are too small to share
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+# what the README promises of kills, full disks, damaged and hostile files, tried as often as it says there
+chaos: $(INSTALLED)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest tests/chaos --chaos -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(VENV)/bin/python -m ruff check

@@ -5,12 +5,28 @@ import runpy
 import shutil
 import signal
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import Answer, Command
 from hydra.core.global_hydra import GlobalHydra
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--chaos", action="store_true", help="try what tests/chaos tries as often as promised")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What tests/chaos counted."""
+    counts: Counter[str] = Counter()
+    for report in terminalreporter.stats.get("passed", []):
+        counts.update({name: count for name, count in report.user_properties if name.startswith("chaos: ")})
+    if counts:
+        terminalreporter.section("survived")
+        for name, count in sorted(counts.items()):
+            terminalreporter.write_line(f"{count:>7,}  {name.removeprefix('chaos: ')}")
 
 
 @pytest.fixture
