@@ -35,6 +35,7 @@ def main() -> None:
     own = {"files": 10_000, "rounds": 3}
     own |= {key: int(value) for key, value in (text.split("=") for text in sys.argv[1:])}
     count = own["files"]
+    hardware.keep_memory()  # as predict.py does
     model = VGG(blocks=3, num_classes=10).eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()

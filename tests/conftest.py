@@ -13,6 +13,8 @@ import pytest
 from commands import Answer, Command
 from hydra.core.global_hydra import GlobalHydra
 
+from cifarlab.signals import NUMBERS
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="try what tests/chaos tries as often as promised")
@@ -33,7 +35,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Runs a script with arguments in this process, as if typed."""
     handlers, level = logging.root.handlers[:], logging.root.level
-    broken_pipe = signal.getsignal(signal.SIGPIPE)  # at which a command ends quietly, but not a test
+    answers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, *NUMBERS)}
 
     def command(script: object, *arguments: str) -> Answer:
         monkeypatch.setattr(sys, "argv", [str(script), *arguments])
@@ -50,7 +52,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     yield command
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
-    signal.signal(signal.SIGPIPE, broken_pipe)
+    for number, answer in answers.items():
+        signal.signal(number, answer)
 
 
 @pytest.fixture

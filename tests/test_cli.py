@@ -71,7 +71,7 @@ def refused(run: Command, project: Path) -> Callable[..., str]:
 
 MODELS = (
     "conv1, conv4, convnet, lab3, resnet18, resnet18_transfer, resnet20, resnet56, "
-    "vgg1, vgg16_transfer, vgg2, vgg3, vgg4, vgg5"
+    "speedrun, vgg1, vgg16_transfer, vgg2, vgg3, vgg4, vgg5"
 )
 READ = "cannot be read: expected key=value, such as model=vgg3 or trainer.max_epochs=10."
 SENTENCES = {

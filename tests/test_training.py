@@ -98,9 +98,10 @@ def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path) -> None:
         STATEFUL,
         ["scheduler=step", "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.1"],
         ["trainer.check_val_every_n_epoch=2", "test_weights=best", "optimizer=rmsprop"],
+        ["reg=[weight_averaging,batch_norm,augment]", "scheduler=inverse_time", "optimizer=adamw"],
         ["trainer.val_check_interval=0.5", "scheduler=exponential", "optimizer=nesterov"],
     ],
-    ids=["stateful", "accumulation", "sparse-validation", "dense-validation"],
+    ids=["stateful", "accumulation", "sparse-validation", "averaging", "dense-validation"],
 )
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, options: list[str]) -> None:
     whole = run(tmp_path / "whole", *options, "trainer.max_epochs=3")
@@ -162,6 +163,19 @@ def test_a_bad_loss_never_ends_as_done(tmp_path: Path, options: list[str]) -> No
     with pytest.raises(RunFailed):
         run(tmp_path, "optimizer=sgd", "optimizer.lr=1e30", "trainer.max_epochs=1", *options)
     assert records.read(tmp_path)["status"] == "failed"
+
+
+def test_weights_that_the_last_step_ruins_never_reach_a_checkpoint(tmp_path: Path) -> None:
+    ruinous = ["optimizer=sgd", "optimizer.lr=1e30", "trainer.limit_train_batches=1"]
+    unseen = ["data.validation=none", "test=false"]
+    with pytest.raises(RunFailed, match="weights became NaN or infinite in epoch 1: lower"):
+        run(tmp_path, *ruinous, *unseen, "optimizer.lr=1e39", "optimizer.momentum=0")
+    assert not (tmp_path / "checkpoints/last.ckpt").exists()
+
+
+def test_gradients_that_explode_can_be_clipped(tmp_path: Path) -> None:
+    wild = ["optimizer=sgd", "optimizer.lr=1e3", "trainer.gradient_clip_val=1e-6", "model.activation=elu"]
+    assert run(tmp_path, *wild)["status"] == "done"
 
 
 def test_a_row_holds_only_its_own_epochs_validation(tmp_path: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,8 +20,20 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None  # a failing write names no file
+        raise
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
+
+
+def remove_torn(*folders: Path) -> None:
+    """Remove what killed processes had begun to write in folders where no other is at work."""
+    for folder in folders:
+        for path in folder.glob(".*"):
+            if re.fullmatch(r"\..+\.\d+", path.name):
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ import string
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +34,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from cifarlab import config as configs
+from cifarlab import signals
 from cifarlab.config import WrongKey
 from cifarlab.errors import UserError
 from cifarlab.mistakes import (
@@ -53,7 +54,8 @@ from cifarlab.runs import record as records
 from cifarlab.runs import resume
 from cifarlab.sweeps import values as sweep_values
 from cifarlab.sweeps.ablation import KINDS, listed
-from cifarlab.sweeps.folders import Claim, claim_run, sweep_folder
+from cifarlab.sweeps.folders import Claim, sweep_folder
+from cifarlab.untrusted import harmless
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +90,8 @@ def plain_errors(sweeps: bool = False) -> Iterator[None]:
 
     `sweeps` says whether the command knows what to do with `-m`.
     """
+    signals.listen()
+    logging.raiseExceptions = False  # a log that cannot be written, as behind a closed terminal, ends no run
     traces = os.environ.get("HYDRA_FULL_ERROR")
     Door.traces = traces == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors on to us instead of printing them
@@ -101,19 +105,28 @@ def plain_errors(sweeps: bool = False) -> Iterator[None]:
             print(answer)
             sys.exit(0)
         yield
-    except KeyboardInterrupt:
-        print("Stopped by Ctrl-C.", file=sys.stderr)
-        sys.exit(130)
-    except (Exception, Refused) as error:
+    except (Exception, Refused, signals.Stop) as error:
+        # what a signal interrupted may have made another error of it
+        if stop := error if isinstance(error, signals.Stop) else signals.heard:
+            CheckConfig.remove_unstarted()
+            with suppress(OSError):
+                print(f"{stop.reason[0].upper()}{stop.reason[1:]}.", file=sys.stderr)
+            raise stop from None
         mistake = error.__cause__ if isinstance(error, Refused) else error
         sentence = mistake and (said(mistake) or explain(mistake, door.conf, door.flags.overrides))
         if sentence is None:
             raise
         if Door.traces:
             traceback.print_exc()
-        print(sentence, file=sys.stderr)
+        print(harmless(str(sentence)), file=sys.stderr)
         sys.exit(getattr(mistake, "exit_code", UserError.exit_code))
     finally:
+        signals.settle()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # nobody is there to read it: no reason for Python's exit code 120
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         del os.environ["HYDRA_FULL_ERROR"]
         if traces is not None:
             os.environ["HYDRA_FULL_ERROR"] = traces
@@ -271,17 +284,19 @@ class SayMistake(Callback):
 
 
 class CheckConfig(SayMistake):
-    """Checks the configuration once Hydra has composed it and before it makes any folder."""
+    """Checks the configuration once Hydra has composed it, then claims the run's folder."""
 
     settled: Settled | None = None  # of the single run that is about to start
     claim: Claim | None = None  # of the folder of the run at work
+    made: Path | None = None  # that folder if it is this run's own, to be removed with it
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         try:
-            settled = settle(config, config.hydra)
-            resume.refuse_taken(Path(config.hydra.run.dir), config.get("resume"))
+            settled, folder = settle(config, config.hydra), Path(config.hydra.run.dir)
+            CheckConfig.made = None if folder.exists() else folder
+            CheckConfig.claim = resume.take(folder, config.get("resume"))
             CheckConfig.settled = settled
-        except MISTAKES as error:
+        except (*MISTAKES, OSError) as error:
             raise Refused from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -325,16 +340,18 @@ class CheckConfig(SayMistake):
 
                 settled = settle(config, config.hydra)
                 short_text = said(error) or f"{type(error).__name__}: {error}"
-                record_failure(folder, short_text, settled, settled.overrides)
-        elif isinstance(mistake_in(error), UserError) and config.get("resume") is None:
-            remove_unstarted(folder)
+                with suppress(OSError):  # which has made it fail, and is what it says
+                    record_failure(folder, short_text, settled, settled.overrides)
+        elif begun and isinstance(mistake_in(error), UserError):
+            self.remove_unstarted(epochs=0)
         super().on_job_end(config, job_return)
 
-
-def remove_unstarted(folder: Path) -> None:
-    """Remove the folder of a run that a mistake ended before its first epoch."""
-    if not (folder / "record.json").exists() or records.read(folder)["epochs"] == 0:
-        shutil.rmtree(folder)
+    @classmethod
+    def remove_unstarted(cls, epochs: int | None = None) -> None:
+        """Remove the folder that this run has made, unless there is a record of more epochs in it."""
+        folder = cls.made
+        if folder and (not (folder / "record.json").exists() or records.read(folder)["epochs"] == epochs):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def arguments(config: DictConfig, function: str) -> dict[str, Any]:
@@ -361,7 +378,7 @@ def job(config: DictConfig) -> tuple[dict[str, Any], Path, list[str], dict[str, 
     folder = Path(hydra.runtime.output_dir)
     settled, CheckConfig.settled = CheckConfig.settled, None
     if settled is None:  # a job of a sweep
+        signals.listen()  # anew, for those of other launchers share this process
         settled = settle(config, hydra)
-        resume.refuse_taken(folder, None)
-    CheckConfig.claim = claim_run(folder)
+        CheckConfig.claim = resume.take(folder, None)
     return settled.plain, folder, settled.overrides, settled.choices

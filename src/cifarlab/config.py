@@ -70,6 +70,7 @@ TRAINER: dict[str, Any] = {
     "barebones": Annotated[Any, Only(False, "a run is recorded")],
     "enable_checkpointing": Annotated[Any, Only(True, "a run is resumed and scored from its checkpoints")],
     "reload_dataloaders_every_n_epochs": Annotated[Any, Only(0, "the images stay in memory")],
+    "model_registry": Annotated[Any, Only(None, "weights are sent nowhere")],
 }
 TRAINER_OURS = ("callbacks", "logger", "plugins", "default_root_dir")  # the run's own, not the user's
 # the kinds of regularizer (`cifarlab.regularizers.base`) of which a run has one
@@ -316,15 +317,26 @@ def check_target(group: str, key: str, node: Any) -> None:
     if "_target_" not in node:
         raise WrongKey(f"{key} has no _target_: {option}.", key)
     target = node["_target_"]
-    if not (isinstance(target, str) and (target == home or target.startswith(home + "."))):
+    if not (isinstance(target, str) and re.fullmatch(rf"{re.escape(home)}(\.[^\W_]\w*)*", target)):
         raise WrongKey(
             f"{key}._target_={show(target)}: expected a name in {home}; {option}.", f"{key}._target_"
         )
     parameters = signature(target)
-    # in the other groups only functions stand at the place that is allowed; here there are helpers beside
-    if parameters is None or (group in ("data", "model", "reg") and not is_class(target)):
+    if parameters is None or is_class(target) != (group in ("data", "model", "reg")):
         raise WrongKey(f"{key}._target_={target}: there is no such class or function.", f"{key}._target_")
-    check_keys(key, {name: value for name, value in node.items() if name != "_target_"}, parameters)
+    given = {name: value for name, value in node.items() if name != "_target_"}
+    for name, value in given.items():
+        if holds_target(value):  # Hydra would call that first, whatever it names
+            name = f"{key}.{name}"
+            raise WrongKey(f"{name} holds a _target_ of its own, which no option takes.", name)
+    check_keys(key, given, parameters)
+
+
+def holds_target(node: Any) -> bool:
+    """Whether there is a `_target_` anywhere in nested lists and mappings."""
+    if isinstance(node, Mapping):
+        return "_target_" in node or any(map(holds_target, node.values()))
+    return isinstance(node, list) and any(map(holds_target, node))
 
 
 def check_keys(key: str, given: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> None:

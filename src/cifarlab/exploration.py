@@ -169,10 +169,11 @@ def augmented(data: ImageData, regularization: Regularization, title: str) -> Fi
     pixels = images.train_images[batch].float()
     probabilities = one_hot(images.train_labels[batch], len(images.classes)).float()
     drawn = [(pixels, probabilities)]
-    drawn += [regularization.mix(regularization.augment(pixels), probabilities) for _ in range(15)]
-    versions = torch.stack([pixels[0] for pixels, _ in drawn]).round().clamp(0, 255).to(torch.uint8)
+    versions = (regularization.augment(pixels, epoch=epoch) for epoch in range(15))
+    drawn += [regularization.mix(version, probabilities) for version in versions]
+    shown = torch.stack([pixels[0] for pixels, _ in drawn]).round().clamp(0, 255).to(torch.uint8)
     captions = [shares(probabilities[0], images.classes) for _, probabilities in drawn]
-    return grid(versions, 4, captions if regularization.mixes_images else None, title)
+    return grid(shown, 4, captions if regularization.mixes_images else None, title)
 
 
 def shares(probabilities: Tensor, classes: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 import sys
@@ -21,12 +22,39 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from cifarlab.config import TARGETS, groups, nearest, options, show, unknown
 from cifarlab.errors import RunFailed, UserError
 
+# what comes of the machine and its settings, not of the program
+REFUSALS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.ENAMETOOLONG,
+)
+
 
 def mistake_in(error: BaseException) -> UserError | RunFailed | None:
     """The error if it has a sentence for the user, also if Hydra wrapped it."""
     if isinstance(error, InstantiationException) and error.__cause__ is not None:
         error = error.__cause__
+    if why := refusal(error):
+        error = UserError(f"{why}.")
     return error if isinstance(error, UserError | RunFailed) else None
+
+
+def refusal(error: BaseException, place: Path | None = None) -> str | None:
+    """Which file the system did not let us read or write, and why; of other errors nothing.
+
+    `place` is named where the error names no file, as that of a write does.
+    """
+    if isinstance(error, ValueError):  # by which logging says that it cannot open its file
+        error = error.__cause__ or error
+    if not isinstance(error, OSError) or error.errno not in REFUSALS:
+        return None
+    file = error.filename or place
+    return f"{error.strerror}: {shown(Path(file))}" if isinstance(file, str | Path) else error.strerror
 
 
 def said(error: BaseException) -> str | None:
@@ -62,6 +90,11 @@ def checked(text: str, conf: Path, sweeps: bool, able: bool = True) -> Override:
         both = f", or for all at once {key}=[{override.get_value_string()}]" if key == "reg" else ""
         command = f"python {Path(sys.argv[0]).name} -m {shlex.quote(text)}"
         raise UserError(f"{text} holds several values, which is a sweep: type `{command}`{both}.")
+    if key in groups(conf) or key == "hydra" or key.startswith("hydra/"):
+        kinds = str | None if override.is_delete() else str | list | dict
+        plain = not override.is_sweep_override() and (override.is_delete() or key not in groups(conf))
+        if plain and not isinstance(override.value(), kinds):
+            raise UserError(f"{text}: expected the name of one of the options of {key}.")
     if key not in groups(conf) or override.is_delete() or isinstance(override.value(), dict):
         return override
     if override.is_add() or override.is_force_add():
@@ -103,6 +136,8 @@ def explain(error: BaseException, conf: Path, overrides: list[str]) -> str | Non
         line = f", line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or one_line(error)
         return f"{shown(file)}{line} cannot be read as keys and values in YAML: {problem.rstrip('.')}."
+    if isinstance(error, ValueError) and (text := being_laid(error)):  # a word as the number of a list's part
+        return f"{text} does not fit what it would change; --help shows what there is."
     if isinstance(error, InstantiationException) or not isinstance(
         error, HydraException | OmegaConfBaseException
     ):
@@ -149,6 +184,17 @@ def being_read(error: BaseException) -> Path | None:
     for frame, _ in traceback.walk_tb(error.__traceback__):
         if frame.f_code.co_name == "load_config" and "full_path" in frame.f_locals:
             return Path(frame.f_locals["full_path"])
+    return None
+
+
+def being_laid(error: BaseException) -> str | None:
+    """The override that was being laid over the configuration when OmegaConf raised an error of Python's."""
+    if isinstance(error, OmegaConfBaseException):
+        return None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        override = frame.f_locals.get("override")
+        if frame.f_code.co_name in ("_apply_overrides_to_config", "resumed") and override is not None:
+            return str(override.input_line)
     return None
 
 

@@ -30,6 +30,7 @@ from cifarlab.atomic import atomically
 from cifarlab.errors import RunFailed, UserError
 from cifarlab.images import Fit, Unreadable
 from cifarlab.types import Count
+from cifarlab.untrusted import no_formula
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -129,8 +130,11 @@ def network(run: str, weights: Weights, accelerator: str) -> tuple[Classify, lis
     Raises:
         UserError: `run` names neither a run that can be opened nor an exported model.
     """
+    from cifarlab import hardware
+
+    hardware.keep_memory()
     path = Path(run)
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix != ".pt2":
             raise UserError(f"run={run}: expected a run's folder, or its model.pt2.")
         if weights != "scored" or accelerator == "gpu":
@@ -142,7 +146,7 @@ def network(run: str, weights: Weights, accelerator: str) -> tuple[Classify, lis
 
         classify, meta = load_exported(path)
         return classify, named(meta["classes"])
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"run={run}: there is no such folder or file; expected a run's, or its model.pt2.")
     from cifarlab.runs.reopen import open_run
 
@@ -261,9 +265,9 @@ def as_csv(write: Callable[[str], None], top: int) -> Iterator[Callable[[Predict
     lines.writerow(["file", *pairs, "error"])
 
     def add(prediction: Prediction) -> None:
-        cells = [cell for name, value in prediction.top for cell in (name, f"{value:.6f}")]
+        cells = [part for name, value in prediction.top for part in (no_formula(name), f"{value:.6f}")]
         blank = [""] * (len(pairs) - len(cells))
-        lines.writerow([printable(prediction.path), *cells, *blank, prediction.problem])
+        lines.writerow([no_formula(printable(prediction.path)), *cells, *blank, prediction.problem])
 
     yield add
 

@@ -7,7 +7,8 @@ which values they take. Importing the constructors instead would import torch, w
 from __future__ import annotations
 
 import ast
-import math
+import os
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -41,11 +42,12 @@ def conforms(value: Any, annotation: Any) -> bool:
         return any(conforms(value, choice) for choice in arguments)
     if origin is list:
         return isinstance(value, list) and all(conforms(part, arguments[0]) for part in value)
-    if annotation is float:
-        finite = isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))
-        return finite and not isinstance(value, bool)
+    if annotation in (int, float) and isinstance(value, bool):
+        return False
+    if annotation is float:  # neither NaN, nor infinite, nor a whole number beyond
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     if annotation is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and -(2**63) <= value < 2**63
     return value is None if annotation in (None, types.NoneType) else isinstance(value, annotation)
 
 
@@ -150,7 +152,7 @@ def parse(module: str) -> ast.Module | None:
         return None
     path = Path(spec.submodule_search_locations[0], *rest)
     for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if file.is_file():
+        if os.path.isfile(file):  # which answers also for a name that is too long
             return ast.parse(file.read_text())
     return None
 

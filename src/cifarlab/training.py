@@ -4,37 +4,51 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from cifarlab import hardware
+from cifarlab import hardware, signals
+from cifarlab.atomic import remove_torn
 from cifarlab.data.module import ImageData
 from cifarlab.errors import RunFailed, UserError
-from cifarlab.mistakes import shown
+from cifarlab.mistakes import refusal, shown
 from cifarlab.models.classifier import Classifier
 from cifarlab.regularizers import Regularization
 from cifarlab.runs import export
 from cifarlab.runs import record as records
 from cifarlab.runs.boards import Board, log_hyperparameters
-from cifarlab.runs.callbacks import Bar, EpochSeed, LastCheckpoint, RunRecord, Stopping, peak_memory_bytes
+from cifarlab.runs.callbacks import (
+    AveragedWeights,
+    Bar,
+    EpochSeed,
+    LastCheckpoint,
+    RunRecord,
+    Stopping,
+    peak_memory_bytes,
+)
 from cifarlab.runs.checkpoints import (
     AtomicCheckpointIO,
     RunCheckpoint,
     load_weights,
     read_checkpoint,
+    refuse_larger,
     save_weights,
 )
 
@@ -53,10 +67,10 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
 
     Raises:
         UserError: the data, the folder or the configuration is wrong.
-        RunFailed: the loss became NaN or infinite.
-        KeyboardInterrupt: stopped by Ctrl-C, with the last finished epoch saved.
-        SystemExit: with code 143, stopped by SIGTERM, likewise.
+        RunFailed: the loss became NaN or infinite, or a file cannot be written.
+        Stop: by a signal, with the last finished epoch saved.
     """
+    signals.check()  # it may have been lost while all was imported
     quiet()
     export.require(config["export"])
     regularization = Regularization([instantiate(part) for part in config["reg"].values()])
@@ -65,31 +79,37 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     hardware.keep_memory()  # behind the data, whose preparation would otherwise be kept as well
     model = make_model(config, data, regularization)
     record = records.new(config, choices) if config["resume"] is None else records.read(folder)
-    checkpoint = starting_point(config, folder, record, model)
+    checkpoint = starting_point(config, folder, record, model, data)
     recorder = RunRecord(folder, record, validates_on_test=data.validation == "test")
     trainer = make_trainer(config, folder, regularization, recorder, validates=data.counts["val"] > 0)
     record |= describe(config, overrides, data, model, trainer)
     record["choices"] |= choices
 
-    with recorded(record, recorder, trainer, folder):
+    if trainer.is_global_zero:
+        remove_torn(folder, folder / "checkpoints")
+        # before the record: where that is, all is there to resume
+        records.write_config(folder, {**config, "resume": None})
+    with recorded(record, trainer, folder):
         if trainer.is_global_zero:
-            records.write_config(folder, {**config, "resume": None})
             export.remove(folder)  # of an earlier part of the run
             log.info(layers(model))
-        trainer.fit(model, data, ckpt_path=checkpoint)
+        with going_on_from(checkpoint, recorder):
+            trainer.fit(model, data, ckpt_path=checkpoint)
         if config["test"]:
             record["test"] = score_test_images(trainer, model, data, folder, config["test_weights"])
         if trainer.is_global_zero:
             save_weights(model, folder / "weights.safetensors")
             record["model"]["export_difference"] = export.write(folder, model, data, config, record)
+            log_hyperparameters(trainer.logger, config, record)
 
     if trainer.is_global_zero:
-        log_hyperparameters(trainer.logger, config, record)
         log.info(summary(record, folder))
     return record
 
 
-def starting_point(config: Config, folder: Path, record: dict[str, Any], model: Classifier) -> Path | None:
+def starting_point(
+    config: Config, folder: Path, record: dict[str, Any], model: Classifier, data: ImageData
+) -> Path | None:
     """The checkpoint that a resumed run goes on from; for `start_from` the model gets that run's weights.
 
     Raises:
@@ -104,7 +124,10 @@ def starting_point(config: Config, folder: Path, record: dict[str, Any], model: 
                 f"resume={folder}: that run has {record['epochs']} epochs behind it; expected "
                 f"trainer.max_epochs of no less, not {limit}."
             )
-        if not read_checkpoint(last)["callbacks"]["RunRecord"].get("whole_epoch", True):
+        callbacks = read_checkpoint(last)["callbacks"]
+        if not (isinstance(callbacks, dict) and isinstance(callbacks.get("RunRecord"), dict)):
+            raise UserError(f"{last} is no checkpoint that a run can go on from.")
+        if not callbacks["RunRecord"].get("whole_epoch", True):
             raise UserError(
                 f"resume={folder}: that run ended in the middle of an epoch, from where none can be resumed; "
                 f"start a new one from its weights with start_from={folder}."
@@ -114,64 +137,105 @@ def starting_point(config: Config, folder: Path, record: dict[str, Any], model: 
         weights = Path(config["start_from"]) / "checkpoints" / "last.ckpt"
         load_weights(model, weights, scaling=False)
     else:
-        model.initialize()
+        model.initialize(data.sample())
     return None
 
 
 @contextmanager
-def recorded(
-    record: dict[str, Any], recorder: RunRecord, trainer: pl.Trainer, folder: Path
-) -> Iterator[None]:
+def going_on_from(checkpoint: Path | None, recorder: RunRecord) -> Iterator[None]:
+    """Say in a sentence that a checkpoint, which may be anybody's, is not one of this run.
+
+    Raises:
+        UserError: for whatever went wrong before the first epoch.
+    """
+    try:
+        yield
+    except (UserError, RunFailed, MisconfigurationException):
+        raise
+    except Exception as error:
+        if checkpoint is None or recorder.began:
+            raise
+        raise UserError(f"{checkpoint} is no checkpoint of this run's ({type(error).__name__}).") from error
+
+
+@contextmanager
+def recorded(record: dict[str, Any], trainer: pl.Trainer, folder: Path) -> Iterator[None]:
     """Writes the record when the run starts and when it ends, with how it ended.
 
     Raises:
         UserError: for what Lightning says of a configuration when the fit begins.
-        KeyboardInterrupt, SystemExit: stopped by Ctrl-C, or with code 143 by SIGTERM.
+        RunFailed: for a file that the system does not let us write.
+        Stop: by a signal.
     """
     started, device = time.perf_counter(), trainer.strategy.root_device
-    outcome: dict[str, Any] = {"status": "failed"}
+    before = record["wall_seconds"] or 0
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    if trainer.is_global_zero:
-        records.write(folder, record)
-    try:
-        yield
-        outcome = {"status": "done"}
-    except (UserError, RunFailed) as error:
-        outcome["error"] = str(error)
-        raise
-    except MisconfigurationException as error:
-        outcome["error"] = f"trainer: {error}"
-        raise UserError(outcome["error"]) from error
-    except (KeyboardInterrupt, SystemExit) as stop:
-        # Lightning has made one SystemExit of both signals
-        ctrl_c = isinstance(recorder.stopped_by or stop, KeyboardInterrupt)
-        outcome = {"status": "interrupted", "error": "stopped by Ctrl-C" if ctrl_c else "stopped by SIGTERM"}
-        if trainer.is_global_zero:
-            log.info(f"{outcome['error'].capitalize()}; to go on: python train.py 'resume={shown(folder)}'")
-        raise (KeyboardInterrupt if ctrl_c else SystemExit(143)) from None
-    except BaseException as error:
-        outcome["error"] = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        record |= outcome | {"finished": records.now(), "peak_memory_bytes": peak_memory_bytes(device)}
-        record["wall_seconds"] = (record["wall_seconds"] or 0) + time.perf_counter() - started
+
+    def close(status: str, error: str | None = None) -> None:
+        figures = {"finished": records.now(), "peak_memory_bytes": peak_memory_bytes(device)}
+        seconds = before + time.perf_counter() - started
+        record.update(status=status, error=error, wall_seconds=seconds, **figures)
         if trainer.is_global_zero:
             records.write(folder, record)
+
+    try:
+        try:
+            if trainer.is_global_zero:
+                records.write(folder, record)
+            yield
+            signals.check()
+        finally:
+            signals.settle()  # what the record says next is how it ended
+        close("done")
+    except BaseException as error:
+        status, end, text = ending(error, folder)
+        with suppress(OSError):  # of which the end speaks already
+            close(status, text)
+        if status == "interrupted" and trainer.is_global_zero:
+            log.info(f"{text.capitalize()}; to go on: python train.py 'resume={shown(folder)}'")
+            if trainer.strategy.launcher is not None:  # its other processes
+                trainer.strategy.launcher.kill(signal.SIGKILL)
+        raise end from (None if end is error else error)
+
+
+def ending(error: BaseException, folder: Path) -> tuple[str, BaseException, str]:
+    """The status that an error makes, what to raise for it, and how to say it."""
+    if signals.heard is not None:  # whatever it was taken for on its way here
+        error = signals.heard
+    elif isinstance(error, KeyboardInterrupt | SystemExit):  # train() in a program of somebody else's
+        error = signals.Stop(signal.SIGINT)
+    if isinstance(error, signals.Stop):
+        return "interrupted", error, error.reason
+    if isinstance(error, MisconfigurationException):
+        error = UserError(f"trainer: {error}")
+    elif (why := refusal(error, folder)) and (folder / "record.json").exists():
+        go_on = f"python train.py 'resume={shown(folder)}'"
+        error = RunFailed(f"{why}; once that is mended, go on with: {go_on}")
+    text = str(error) if isinstance(error, UserError | RunFailed) else f"{type(error).__name__}: {error}"
+    return "failed", error, text
 
 
 def make_model(config: Config, data: ImageData, regularization: Regularization) -> Classifier:
     """The network, its initial weights drawn from the seed."""
-    pl.seed_everything(config["seed"], verbose=False)
     assert data.set is not None
-    model: Classifier = instantiate(
+    make = partial(
+        instantiate,
         config["model"],
         num_classes=len(data.set.classes),
         regularization=regularization,
+        _convert_="all",
+    )
+    if config["resume"] is not None:
+        try:
+            refuse_larger(make, Path(config["resume"]) / "checkpoints" / "last.ckpt")
+        except InstantiationException as error:
+            raise UserError(f"{config['resume']}/config.yaml: {error.__cause__ or error}.") from error
+    pl.seed_everything(config["seed"], verbose=False)
+    model: Classifier = make(
         scaling=data.make_scaling(),
         optimizer=instantiate(config["optimizer"], _partial_=True, _convert_="all"),
         scheduler=instantiate(config["scheduler"], _partial_=True, _convert_="all"),
-        _convert_="all",
     )
     model.superclass_of = data.superclass_of
     model.classes = data.set.classes
@@ -185,6 +249,8 @@ def make_trainer(
     options = hardware.settle(config["trainer"])
     checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [EpochSeed(config["seed"]), recorder]
+    if regularization.averaging:
+        callbacks.append(AveragedWeights(regularization.averaging.share))
     callbacks += [
         Stopping(
             rule.monitor,
@@ -309,6 +375,7 @@ def summary(record: dict[str, Any], folder: Path) -> str:
 def quiet() -> None:
     """Leave out what Lightning says of every run and nobody can act on."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    threading.excepthook = tell_unless_told
     if os.environ.get("LOCAL_RANK", "0") != "0":  # one process speaks for all
         logging.getLogger("cifarlab").setLevel(logging.WARNING)
     for useless in (
@@ -322,3 +389,9 @@ def quiet() -> None:
         ".*in eval mode at the start of training.*",  # frozen layers are meant to be
     ):
         warnings.filterwarnings("ignore", message=useless)
+
+
+def tell_unless_told(failure: threading.ExceptHookArgs) -> None:
+    """What the thread fails of that writes for TensorBoard is raised in this one as well."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)

@@ -14,7 +14,9 @@ from typing import Any
 
 import yaml
 
-LARGEST_TEXT = 4_000_000  # bytes; a configuration has 3,000, a record 2,000
+LARGEST_TEXT = 4_000_000  # bytes; a record has 2,000, and metrics.csv 100 for an epoch
+LARGEST_YAML = 200_000  # bytes; a configuration has 3,000, and each costs a thousand times its size
+LONGEST = 3_000  # characters of a value in YAML, which may be a number: all digits of that can be printed
 LARGEST_ARCHIVE = 8_000_000_000  # bytes of a checkpoint or an exported network
 # each entry costs a little memory and time; a network of 1,000 layers has 10,000
 MOST_ENTRIES = 100_000
@@ -37,9 +39,7 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
     """
     check_plain(path, largest)
     with open(path, "rb") as file:
-        content = file.read(largest + 1)  # not trusting the size, which may grow meanwhile
-    if len(content) > largest:
-        raise Refused(f"it has more than {largest:,} bytes")
+        content = file.read(path.stat().st_size)  # /proc holds files of no size that never end
     try:
         return content.decode()
     except UnicodeDecodeError:
@@ -67,15 +67,15 @@ def read_yaml(path: Path) -> Any:
         OSError: as `read_text`.
         Refused: as `read_text` and `parse_yaml`.
     """
-    return parse_yaml(read_text(path))
+    return parse_yaml(read_text(path, LARGEST_YAML))
 
 
 def parse_yaml(text: str) -> Any:
     """Plain lists, mappings and values.
 
     Raises:
-        Refused: it is not YAML, uses aliases, with which a few lines can stand for gigabytes, or nests so
-            deeply that it could overflow the parser's stack.
+        Refused: it is not YAML, uses tags, or aliases, with which a few lines can stand for gigabytes, holds
+            a value that would take long to read, or nests so deeply that it overflows the parser's stack.
     """
     depth = 0
     try:
@@ -83,10 +83,16 @@ def parse_yaml(text: str) -> Any:
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if isinstance(event, yaml.AliasEvent):
                 raise Refused("it uses YAML aliases (*name), which no run writes")
+            if getattr(event, "tag", None) is not None:
+                raise Refused("it uses YAML tags (!!name), which no run writes")
+            if isinstance(event, yaml.ScalarEvent) and len(event.value) > LONGEST:
+                raise Refused(f"it holds a value of more than {LONGEST:,} characters")
             if depth > DEEPEST:
                 raise Refused(f"it nests more than {DEEPEST} levels")
         return yaml.load(text, Loader=Loader)
-    except (yaml.YAMLError, ValueError, TypeError) as error:  # TypeError: a list as a key
+    except Refused:
+        raise
+    except Exception as error:  # PyYAML's own, and what a value that only looks like a date or number makes
         raise Refused(f"it is no valid YAML ({type(error).__name__})") from None
 
 
@@ -106,6 +112,16 @@ def read_json(path: Path) -> Any:
 def clean(text: str) -> str:
     """The text on one line, safe to print."""
     return HARMFUL.sub(" ", text).strip()
+
+
+def harmless(text: str) -> str:
+    """Lines of text, safe to print."""
+    return "\n".join(HARMFUL.sub(" ", line) for line in text.split("\n"))
+
+
+def no_formula(value: Any) -> Any:
+    """For a CSV file: a text that a spreadsheet would take for a formula and run gets an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
 
 
 def check_archive(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from omegaconf import DictConfig, OmegaConf
 from cifarlab.errors import RunFailed, UserError
 from cifarlab.mistakes import conf_of
 from cifarlab.sweeps.ablation import ablate, listed, without_strangers
+
+log = logging.getLogger(__name__)
 
 
 class Commands(Launcher):
@@ -170,7 +173,7 @@ class Optuna(Sweeper):
         try:
             outcomes = self.launcher.sweep(search.jobs(), watch=search.watch, heard=search.hear)
         finally:
-            print(search.summary())
+            log.info(search.summary())
         ends = {outcome.status for outcome in outcomes}
         # some may well fail, at too high a rate
         if ends & {"failed", "elsewhere"} and not ends & {"done", "skipped", "pruned"}:

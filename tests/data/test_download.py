@@ -6,13 +6,13 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
+from mirror import Mirror, serving
 
 from cifarlab.data import download
 from cifarlab.errors import UserError
@@ -23,75 +23,15 @@ SIZE = len(BODY)
 HALF = SIZE // 2
 
 
-class Server:
-    """Serves BODY, unless told otherwise; keeps what it was asked and how many bytes it sent."""
-
-    def __init__(self) -> None:
-        self.ranges: list[str | None] = []  # of each request
-        self.sent = 0
-        self.body = BODY
-        self.status = 200
-        self.cuts: list[int | None] = []  # for each request in turn, the byte of the body it ends before
-        self.takes_ranges = True
-        self.range_shift = 0  # answers another range than was asked for
-        self.length: bool | int = True  # whether, or which, Content-Length is sent
-        self.pause: Callable[[int], None] = lambda done: None  # called before each 64 KiB
-        self.url = ""
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        asked = handler.headers.get("Range")
-        self.ranges.append(asked)
-        cut = self.cuts.pop(0) if self.cuts else None
-        start = 0
-        if self.status != 200:
-            return handler.send_error(self.status)
-        if asked and self.takes_ranges:
-            start = int(re.fullmatch(r"bytes=(\d+)-", asked)[1]) + self.range_shift
-            if start >= len(self.body):
-                return handler.send_error(416)
-            handler.send_response(206)
-            handler.send_header("Content-Range", f"bytes {start}-{len(self.body) - 1}/{len(self.body)}")
-        else:
-            handler.send_response(200)
-        if self.length:
-            length = len(self.body) - start if self.length is True else self.length
-            handler.send_header("Content-Length", str(length))
-        handler.end_headers()
-        for at in range(start, len(self.body) if cut is None else cut, 1 << 16):
-            self.pause(at)
-            block = self.body[at : min(at + (1 << 16), len(self.body) if cut is None else cut)]
-            handler.wfile.write(block)
-            self.sent += len(block)
-
-
-@contextmanager
-def serving(server: Server) -> Iterator[Server]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            with suppress(BrokenPipeError, ConnectionResetError):
-                server.answer(self)
-
-        def log_message(self, *args: object) -> None: ...
-
-    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    http.daemon_threads, http.block_on_close = True, False
-    server.url = f"http://127.0.0.1:{http.server_address[1]}/file"
-    thread = threading.Thread(target=partial(http.serve_forever, poll_interval=0.01), daemon=True)
-    thread.start()
-    yield server
-    http.shutdown()
-    http.server_close()
-
-
 @pytest.fixture
-def first() -> Iterator[Server]:
-    with serving(Server()) as server:
+def first() -> Iterator[Mirror]:
+    with serving(Mirror(BODY)) as server:
         yield server
 
 
 @pytest.fixture
-def second() -> Iterator[Server]:
-    with serving(Server()) as server:
+def second() -> Iterator[Mirror]:
+    with serving(Mirror(BODY)) as server:
         yield server
 
 
@@ -100,7 +40,7 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "file"
 
 
-def fetch(target: Path, *servers: Server, **options: float) -> list[str]:
+def fetch(target: Path, *servers: Mirror, **options: float) -> list[str]:
     """Download from the servers in this order; what was said."""
     said: list[str] = []
     urls = [server.url for server in servers]
@@ -112,7 +52,7 @@ def is_good(target: Path) -> bool:
     return target.read_bytes() == BODY and [path.name for path in target.parent.iterdir()] == ["file"]
 
 
-def test_a_good_mirror_is_enough(first: Server, second: Server, target: Path) -> None:
+def test_a_good_mirror_is_enough(first: Mirror, second: Mirror, target: Path) -> None:
     said = fetch(target, first, second)
     assert is_good(target)
     assert (first.ranges, first.sent, second.ranges) == ([None], SIZE, [])
@@ -120,30 +60,30 @@ def test_a_good_mirror_is_enough(first: Server, second: Server, target: Path) ->
     assert len(said) <= 10
 
 
-def test_without_a_content_length(first: Server, target: Path) -> None:
+def test_without_a_content_length(first: Mirror, target: Path) -> None:
     first.length = False
     fetch(target, first)
     assert is_good(target)
 
 
 @pytest.mark.parametrize("status", [403, 404, 500])
-def test_a_refusal_gives_way(first: Server, second: Server, target: Path, status: int) -> None:
+def test_a_refusal_gives_way(first: Mirror, second: Mirror, target: Path, status: int) -> None:
     first.status = status
     said = fetch(target, first, second)
     assert is_good(target)
     assert re.fullmatch(rf"thing: {first.url} answers {status} [\w ]+; trying {second.url}", said[0])
 
 
-def test_a_mirror_that_is_down_gives_way(first: Server, target: Path) -> None:
-    gone = Server()
+def test_a_mirror_that_is_down_gives_way(first: Mirror, target: Path) -> None:
+    gone = Mirror(BODY)
     with serving(gone):
         pass
     assert "cannot be reached" in fetch(target, gone, first)[0]
     assert is_good(target)
 
 
-def test_what_is_no_address_gives_way(first: Server, target: Path) -> None:
-    odd = Server()
+def test_what_is_no_address_gives_way(first: Mirror, target: Path) -> None:
+    odd = Mirror(BODY)
     for odd.url in (
         "",
         "nonsense",
@@ -155,7 +95,7 @@ def test_what_is_no_address_gives_way(first: Server, target: Path) -> None:
         assert "cannot be reached" in fetch(target, odd, first)[0]
 
 
-def test_a_stall_gives_way_and_the_next_goes_on(first: Server, second: Server, target: Path) -> None:
+def test_a_stall_gives_way_and_the_next_goes_on(first: Mirror, second: Mirror, target: Path) -> None:
     release = threading.Event()
     first.pause = lambda done: release.wait(10) and None if done >= HALF else None
     said = fetch(target, first, second, stall_seconds=0.3)
@@ -166,11 +106,11 @@ def test_a_stall_gives_way_and_the_next_goes_on(first: Server, second: Server, t
     assert any("sent nothing for 0.3 s" in line for line in said)
 
 
-def test_a_trickle_is_too_slow(first: Server, second: Server, target: Path) -> None:
+def test_a_trickle_is_too_slow(first: Mirror, second: Mirror, target: Path) -> None:
     """Each pause is far below the stall, the rate far below the minimum."""
     stop = threading.Event()
 
-    def trickle(server: Server, handler: BaseHTTPRequestHandler) -> None:
+    def trickle(server: Mirror, handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(200)
         handler.end_headers()
         while not stop.wait(0.01):
@@ -185,7 +125,7 @@ def test_a_trickle_is_too_slow(first: Server, second: Server, target: Path) -> N
     assert is_good(target)
 
 
-def test_the_fastest_of_slow_mirrors_is_taken_patiently(first: Server, second: Server, target: Path) -> None:
+def test_the_fastest_of_slow_mirrors_is_taken_patiently(first: Mirror, second: Mirror, target: Path) -> None:
     first.pause = lambda done: time.sleep(0.1)  # 0.6 MB/s
     second.pause = lambda done: time.sleep(0.03)  # 2 MB/s
     said = fetch(target, first, second, grace_seconds=0.15, min_bytes_per_second=1e9)
@@ -194,7 +134,7 @@ def test_the_fastest_of_slow_mirrors_is_taken_patiently(first: Server, second: S
     assert sum(f"no faster mirror works; going on with {second.url}" in line for line in said) == 1
 
 
-def test_a_broken_transfer_is_resumed(first: Server, second: Server, target: Path) -> None:
+def test_a_broken_transfer_is_resumed(first: Mirror, second: Mirror, target: Path) -> None:
     first.cuts = [HALF, HALF + 1000]
     fetch(target, first, second)
     assert is_good(target)
@@ -204,7 +144,7 @@ def test_a_broken_transfer_is_resumed(first: Server, second: Server, target: Pat
 
 
 def test_a_mirror_that_breaks_off_without_progress_gives_way(
-    first: Server, second: Server, target: Path
+    first: Mirror, second: Mirror, target: Path
 ) -> None:
     first.cuts = [HALF, HALF]
     fetch(target, first, second)
@@ -213,7 +153,7 @@ def test_a_mirror_that_breaks_off_without_progress_gives_way(
     assert is_good(target)
 
 
-def test_a_mirror_that_keeps_breaking_off_gives_way(first: Server, second: Server, target: Path) -> None:
+def test_a_mirror_that_keeps_breaking_off_gives_way(first: Mirror, second: Mirror, target: Path) -> None:
     first.cuts = [1000 * n for n in range(1, 99)]
     fetch(target, first, second)
     assert len(first.ranges) == 1 + download.RESUMES
@@ -221,7 +161,7 @@ def test_a_mirror_that_keeps_breaking_off_gives_way(first: Server, second: Serve
     assert is_good(target)
 
 
-def test_an_interrupted_download_goes_on_in_the_next_run(first: Server, target: Path) -> None:
+def test_an_interrupted_download_goes_on_in_the_next_run(first: Mirror, target: Path) -> None:
     target.with_name("file.partial").write_bytes(BODY[:HALF])
     said = fetch(target, first)
     assert (first.ranges, first.sent) == ([f"bytes={HALF}-"], HALF)
@@ -230,7 +170,7 @@ def test_an_interrupted_download_goes_on_in_the_next_run(first: Server, target: 
 
 
 @pytest.mark.parametrize("quirk", ["takes no ranges", "answers another range", "416"])
-def test_a_server_that_cannot_continue_starts_anew(first: Server, target: Path, quirk: str) -> None:
+def test_a_server_that_cannot_continue_starts_anew(first: Mirror, target: Path, quirk: str) -> None:
     target.with_name("file.partial").write_bytes(BODY[:HALF])
     if quirk == "takes no ranges":
         first.takes_ranges = False
@@ -241,7 +181,7 @@ def test_a_server_that_cannot_continue_starts_anew(first: Server, target: Path, 
     assert is_good(target)
 
 
-def test_a_foreign_partial_file_costs_one_more_request(first: Server, target: Path) -> None:
+def test_a_foreign_partial_file_costs_one_more_request(first: Mirror, target: Path) -> None:
     target.with_name("file.partial").write_bytes(b"x" * HALF)
     fetch(target, first)
     assert first.ranges == [f"bytes={HALF}-", None]
@@ -249,21 +189,21 @@ def test_a_foreign_partial_file_costs_one_more_request(first: Server, target: Pa
 
 
 @pytest.mark.parametrize("content", [b"x" * SIZE, BODY + b"x"])
-def test_a_wrong_partial_file_of_full_length_is_dropped(first: Server, target: Path, content: bytes) -> None:
+def test_a_wrong_partial_file_of_full_length_is_dropped(first: Mirror, target: Path, content: bytes) -> None:
     target.with_name("file.partial").write_bytes(content)
     fetch(target, first)
     assert first.ranges == [None]
     assert is_good(target)
 
 
-def test_a_complete_partial_file_needs_no_request(first: Server, target: Path) -> None:
+def test_a_complete_partial_file_needs_no_request(first: Mirror, target: Path) -> None:
     target.with_name("file.partial").write_bytes(BODY)
     fetch(target, first)
     assert first.ranges == []
     assert is_good(target)
 
 
-def test_wrong_bytes_give_way(first: Server, second: Server, target: Path) -> None:
+def test_wrong_bytes_give_way(first: Mirror, second: Mirror, target: Path) -> None:
     first.body = BODY[:-1] + b"x"
     said = fetch(target, first, second)
     assert any("wrong bytes" in line for line in said)
@@ -272,7 +212,7 @@ def test_wrong_bytes_give_way(first: Server, second: Server, target: Path) -> No
 
 
 def test_a_page_in_place_of_the_file_spares_the_partial_file(
-    first: Server, second: Server, target: Path
+    first: Mirror, second: Mirror, target: Path
 ) -> None:
     target.with_name("file.partial").write_bytes(BODY[:HALF])
     first.body, first.takes_ranges = b"<html>please log in</html>", False
@@ -281,14 +221,14 @@ def test_a_page_in_place_of_the_file_spares_the_partial_file(
     assert is_good(target)
 
 
-def test_an_endless_body_is_not_read_on(first: Server, second: Server, target: Path) -> None:
+def test_an_endless_body_is_not_read_on(first: Mirror, second: Mirror, target: Path) -> None:
     first.body, first.length = b"x" * (20 * SIZE), False
     fetch(target, first, second)
     assert first.sent < 20 * SIZE
     assert is_good(target)
 
 
-def test_all_wrong_is_one_sentence_and_no_file(first: Server, second: Server, target: Path) -> None:
+def test_all_wrong_is_one_sentence_and_no_file(first: Mirror, second: Mirror, target: Path) -> None:
     first.body, second.status = b"x" * SIZE, 404
     with pytest.raises(UserError) as caught:
         fetch(target, first, second)
@@ -304,7 +244,7 @@ def test_no_mirror_is_said(target: Path) -> None:
         fetch(target)
 
 
-def test_a_full_disk_names_the_folder(first: Server, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_names_the_folder(first: Mirror, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -315,13 +255,13 @@ def test_a_full_disk_names_the_folder(first: Server, target: Path, monkeypatch: 
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
-def test_a_disk_that_fills_up_meanwhile_names_the_folder(first: Server, target: Path) -> None:
+def test_a_disk_that_fills_up_meanwhile_names_the_folder(first: Mirror, target: Path) -> None:
     target.with_name("file.partial").symlink_to("/dev/full")
     with pytest.raises(UserError, match="No space left"):
         fetch(target, first)
     assert first.ranges == [None]  # the next mirror would not help
 
 
-def test_a_missing_folder_is_named(first: Server, tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(first: Mirror, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.root=.*nowhere"):
         fetch(tmp_path / "nowhere" / "file", first)

@@ -1,15 +1,19 @@
 """Splits, batches and scalings, by number."""
 
+from contextlib import nullcontext
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
-from cifarlab.data.module import Batches, epoch_seed
+from cifarlab.data.files import DataSet
+from cifarlab.data.module import Batches, ImageData, epoch_seed
 from cifarlab.data.scaling import channel_statistics, make_scaling
 from cifarlab.data.sets import Digits
 from cifarlab.data.splits import hold_out
 from cifarlab.errors import UserError
-from cifarlab.regularizers import CutMix, Flip, Regularization
+from cifarlab.regularizers import BatchNorm, CutMix, Flip, Regularization
 
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(10), 500))
 
@@ -51,6 +55,10 @@ def test_folds_are_stratified_disjoint_and_complete() -> None:
 def test_a_split_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.validation=5000 holds out 5000 of 5000"):
         hold_out(LABELS, 5000, "stratified", 5, 0)
+    with pytest.raises(UserError, match=r"data\.fold=1 of data\.folds=2000 holds out 0 of 5000"):
+        hold_out(LABELS, "fold", "stratified", 2000, 1)
+    with pytest.raises(UserError, match=r"data\.fold=0 of data\.folds=1 holds out 5000 of 5000"):
+        hold_out(LABELS, "fold", "stratified", 1, 0)
 
 
 def test_an_epoch_shows_every_image_once_and_keeps_the_partial_batch() -> None:
@@ -148,7 +156,7 @@ class Stage:
     """What a data module asks of its trainer."""
 
     def __init__(self, training: bool) -> None:
-        self.training = training
+        self.training, self.current_epoch = training, 0
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -156,9 +164,10 @@ def test_only_training_batches_are_changed(training: bool) -> None:
     data = Digits(seed=0, regularization=Regularization([Flip(), CutMix()]))
     data.setup()
     data.trainer = Stage(training)
+    index = torch.arange(32)
     torch.manual_seed(0)
     images, labels = data.set.train_images[:32], data.set.train_labels[:32]
-    changed, targets = data.on_after_batch_transfer((images, labels), 0)
+    changed, targets = data.on_after_batch_transfer((images, labels, index), 0)
     if training:
         assert changed.dtype == targets.dtype == torch.float32
         assert targets.shape == (32, 10)
@@ -166,3 +175,64 @@ def test_only_training_batches_are_changed(training: bool) -> None:
     else:
         assert changed is images
         assert targets is labels
+
+
+class Made(ImageData):
+    """A data set made by a test."""
+
+    name = "made"
+
+    def __init__(self, train: list[int], test: list[int], classes: int, **options: Any) -> None:
+        super().__init__(**options, seed=0, regularization=Regularization([BatchNorm()]))
+        labels = {"train_labels": torch.tensor(train), "test_labels": torch.tensor(test)}
+        images = {
+            name.replace("labels", "images"): torch.zeros(len(part), 3, 32, 32, dtype=torch.uint8)
+            for name, part in labels.items()
+        }
+        self.made = DataSet(**images, **labels, classes=[f"class {k}" for k in range(classes)])
+
+    def load(self) -> DataSet:
+        return self.made
+
+
+@pytest.mark.parametrize(
+    "train, test, sentence",
+    [
+        ([0, 1, 2], [0], "expected train labels from 0 to 1, one a class; they go from 0 to 2"),
+        ([0, 1], [-1, 0], "expected test labels from 0 to 1, one a class; they go from -1 to 0"),
+        ([], [0], "there are no train images"),
+    ],
+)
+def test_labels_without_a_class_are_refused(train: list[int], test: list[int], sentence: str) -> None:
+    with pytest.raises(UserError, match=f"data=made: {sentence}"):
+        Made(train, test, 2, validation="none").setup()
+
+
+def test_classes_that_nothing_trains_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    """The last images of a file that is sorted by class are all that some classes have."""
+    Made([0, 0, 1, 1, 2, 2], [0], 9, validation=2, split="last").setup()
+    assert caplog.messages == [
+        "data=made: no image trains of the classes class 2, class 3, class 4, class 5, class 6 and 2 more."
+    ]
+    caplog.clear()
+    Made([0, 1, 2, 0, 1, 2], [0], 3, validation=3, split="last").setup()
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize(
+    "images, batch, drop_last, refused",
+    [
+        (9, 4, False, True),
+        (9, 4, True, False),
+        (10, 4, False, False),
+        (3, 4, True, True),
+        (1, 4, False, True),
+    ],
+)
+def test_a_last_batch_of_one_image_under_batch_norm(
+    images: int, batch: int, drop_last: bool, refused: bool
+) -> None:
+    data = Made([0] * images, [0], 1, validation="none", batch_size=batch, drop_last=drop_last)
+    data.setup()
+    with pytest.raises(UserError, match=f"data.batch_size={batch}") if refused else nullcontext():
+        data.train_dataloader()

@@ -106,7 +106,7 @@ def test_same_outputs_as_torchvisions_preprocessing_and_network(
     kind: str, files: dict[str, Path], published: nn.Module
 ) -> None:
     model = network(files[kind], size=64, num_classes=1000)
-    model.initialize()
+    model.initialize(IMAGES)
     model.net.linear.load_state_dict(published.fc.state_dict())
     with torch.no_grad():
         expected = published(ImageClassification(crop_size=64, resize_size=64)(IMAGES.float() / 255))
@@ -143,14 +143,14 @@ def trained(model: Transfer) -> tuple[set[str], set[str]]:
 @pytest.mark.filterwarnings("ignore:.*(eval mode|does not have many workers|logging interval)")
 def test_frozen_only_the_last_layer_changes(files: dict[str, Path]) -> None:
     model = network(files["pth"])
-    model.initialize()
+    model.initialize(IMAGES)
     assert trained(model) == (set(), {"weight", "bias"})
 
 
 @pytest.mark.filterwarnings("ignore:.*(does not have many workers|logging interval)")
 def test_fine_tuning_changes_weights_and_statistics(files: dict[str, Path]) -> None:
     model = network(files["pth"], frozen=False)
-    model.initialize()
+    model.initialize(IMAGES)
     features, last = trained(model)
     assert features == set(model.net.features.state_dict())
     assert last == {"weight", "bias"}
@@ -188,13 +188,13 @@ def test_refuses_what_the_weights_do_not_allow(files: dict[str, Path]) -> None:
         network(size=16)
     for scaling in (None, ChannelScaling(torch.full((3,), 0.5), torch.ones(3))):
         with pytest.raises(UserError, match=r"type data\.scaling=unit"):
-            network(files["pth"], scaling=scaling).initialize()
+            network(files["pth"], scaling=scaling).initialize(IMAGES)
 
 
 def test_says_that_random_features_stay_random(caplog: pytest.LogCaptureFixture) -> None:
-    network(frozen=False).initialize()
+    network(frozen=False).initialize(IMAGES)
     assert not caplog.records
-    network().initialize()
+    network().initialize(IMAGES)
     assert "type model.frozen=false" in caplog.text
 
 
@@ -229,7 +229,7 @@ def test_refuses_files_that_are_no_weights(tmp_path: Path, name: str, content: A
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(UserError, match=f"{re.escape(str(path))}.*{says}") as caught:
-        network(path).initialize()
+        network(path).initialize(IMAGES)
     assert len(str(caught.value)) < 300 + len(str(path))
 
 
@@ -238,7 +238,7 @@ def test_refuses_a_torn_file(tmp_path: Path, files: dict[str, Path]) -> None:
         torn = tmp_path / f"torn.{kind}"
         torn.write_bytes(whole.read_bytes()[:10_000])
         with pytest.raises(UserError, match="cannot be read"):
-            network(torn).initialize()
+            network(torn).initialize(IMAGES)
 
 
 @pytest.fixture
@@ -256,7 +256,7 @@ def test_default_weights_are_downloaded_once(
     monkeypatch.setattr(ResNet18_Weights.DEFAULT.value, "url", there.as_uri())
     for _ in range(2):  # the second time from the cache
         model = network("DEFAULT")
-        model.initialize()
+        model.initialize(IMAGES)
         assert torch.equal(model.net.features.conv1.weight, published.conv1.weight)
         there.unlink(missing_ok=True)
     assert [path.name for path in cache.iterdir()] == [there.name]

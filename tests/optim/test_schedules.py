@@ -40,6 +40,13 @@ def test_constant() -> None:
     assert path("constant", 3, lr=0.3) == [0.3] * 3
 
 
+def test_linear() -> None:
+    assert path("linear", 5, steps=5, lr=2.0) == pytest.approx([2, 1.6, 1.2, 0.8, 0.4])
+    # two steps of warm-up, 1/3 and 2/3, then from 1 to 1/5 in eight
+    expected = [1 / 3, 2 / 3, *(1 - 0.1 * t for t in range(9))]
+    assert path("linear", 11, steps=10, warmup=0.2, final=0.2) == pytest.approx(expected)
+
+
 def test_step() -> None:
     assert path("step", 7, lr=2.0, every=3, gamma=0.5) == [2, 2, 2, 1, 1, 1, 0.5]
 

@@ -126,7 +126,7 @@ def test_the_first_batch_is_the_one_that_trained(tmp_path: Path, monkeypatch: py
     parts = Regularization([Cutout(), Mixup()])
     data = Digits(seed=3, regularization=parts)
     data.setup()
-    first, labels = next(iter(data.train_dataloader()))
+    first, labels, _ = next(iter(data.train_dataloader()))
     torch.manual_seed(epoch_seed(3, 0, 0))
     expected = parts.mix(parts.augment(first.float()), nn.functional.one_hot(labels, 10).float())
     assert torch.equal(images, expected[0][:32])

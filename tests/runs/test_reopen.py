@@ -218,7 +218,7 @@ def test_keys_that_an_older_record_lacks(run: Path) -> None:
         (lambda config: config.update(seed="x"), "seed=x: expected a whole number"),
         (
             lambda config: config.data.update(_target_="cifarlab.data.sets.CIFAR10", root="${nothing:}"),
-            "that run cannot be rebuilt",
+            "it holds '${nothing:}'",
         ),
         (
             lambda config: config.data.update(_target_="cifarlab.data.module.ImageData"),
@@ -226,14 +226,14 @@ def test_keys_that_an_older_record_lacks(run: Path) -> None:
         ),
         (
             lambda config: config.reg.dropout.update(rate="${nothing}"),
-            "reg.dropout.rate=${nothing}: expected",
+            "it holds '${nothing}'",
         ),
     ],
 )
 def test_a_configuration_that_cannot_be(run: Path, change: Callable[[Any], Any], said: str) -> None:
     rewrite(run / "config.yaml", change)
     answer = refusal(run)
-    assert answer.startswith(f"{run}/config.yaml: ")
+    assert answer.startswith(f"{run}/config.yaml")
     assert said in answer
 
 

@@ -18,6 +18,7 @@ from cifarlab.atomic import write_text
 from cifarlab.cli import job, plain_errors
 from cifarlab.errors import RunFailed
 from cifarlab.runs import record as records
+from cifarlab.signals import Stop
 
 def pretend(plain, folder, overrides, choices):
     '''A run of as many epochs as it takes, the accuracy of each 0.5 at most and growing with the rate.'''
@@ -43,11 +44,8 @@ def pretend(plain, folder, overrides, choices):
             if seed == 16 or best < 0.01:
                 time.sleep(0.05)
         record |= {"status": "done", "test": {**record["test"], "accuracy": best - seed / 100}}
-    except KeyboardInterrupt:
-        record |= {"status": "interrupted", "error": "stopped by Ctrl-C"}
-        raise
-    except SystemExit:
-        record |= {"status": "interrupted", "error": "stopped by SIGTERM"}
+    except Stop as stop:
+        record |= {"status": "interrupted", "error": stop.reason}
         raise
     finally:
         records.write(folder, record)
@@ -55,7 +53,6 @@ def pretend(plain, folder, overrides, choices):
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config):
-    signal.signal(signal.SIGTERM, lambda *_: exit(143))
     pretend(*job(config))
 
 if __name__ == "__main__":

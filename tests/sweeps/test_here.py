@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cifarlab.signals import Stop
 from cifarlab.sweeps import here
 from cifarlab.sweeps.jobs import Job
 from cifarlab.sweeps.loop import Stopped, listening, run
@@ -77,8 +78,9 @@ def test_a_second_signal_kills(tmp_path: Path) -> None:
     (outcome,) = run(jobs, engine, stopped)
     assert engine.heard == ["stop", "kill"]
     assert (outcome.job.number, outcome.status) == (0, "interrupted")
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(Stop) as stop:
         stopped.leave()
+    assert stop.value.code == 130
 
 
 def test_what_stops_a_sweep_ends_its_command() -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import count, zip_longest
 from pathlib import Path
 
 import requests
@@ -87,16 +87,16 @@ def fetch(
 
     with usable(target.parent):
         if download.is_complete():  # an earlier call ended before it could rename it
-            return publish(partial, target)
+            return publish(partial, target, say)
         for url, following in zip_longest(mirrors, mirrors[1:]):
             if delivers(url, min_bytes_per_second):
-                return publish(partial, target)
+                return publish(partial, target, say)
             if following:
                 say(f"{name}: {url} {reasons[url]}; trying {following}")
         for rate, url in sorted(slow, reverse=True):
             say(f"{name}: no faster mirror works; going on with {url} at {rate / 1e3:.0f} kB/s")
             if delivers(url, 0):
-                return publish(partial, target)
+                return publish(partial, target, say)
 
     tried = "; ".join(f"{url} {reason}" for url, reason in reasons.items()) or "no mirror is named"
     raise UserError(
@@ -117,10 +117,18 @@ def usable(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def publish(partial: Path, target: Path) -> None:
-    """Give a finished file its name: whoever sees `target`, even after a power cut, sees all of it."""
+def publish(partial: Path, target: Path, say: Callable[[str], None]) -> None:
+    """Give a finished file its name: whoever sees `target`, even after a power cut, sees all of it.
+
+    What bore the name before is renamed: it was no use here, but may be somebody's only copy.
+    """
     with partial.open("rb+") as file:
         os.fsync(file.fileno())
+    if os.path.lexists(target):
+        names = (target.with_name(f"{target.name}.damaged{number}") for number in count(1))
+        kept = next(name for name in names if not os.path.lexists(name))
+        target.rename(kept)
+        say(f"{target} could not be used; it is kept as {kept.name}")
     os.replace(partial, target)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import os
 import pickle
 import tarfile
 import zlib
@@ -29,8 +30,9 @@ from torch import Tensor
 
 from cifarlab.data.download import fetch, publish, usable
 from cifarlab.errors import UserError
+from cifarlab.untrusted import Refused, check_plain
 
-LARGEST_FILE = 200_000_000  # bytes; the largest official one has 155 million
+LARGEST_FILE = 200_000_000  # bytes; the largest, a prepared one, has 185 million
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ class _Damaged(Exception):
 def load(archive: Archive, root: Path, mirrors: Sequence[str], *, say: Callable[[str], None]) -> DataSet:
     """The data set, from the first of these that is there and undamaged: the prepared file
     `<name>.safetensors` in `root`, the unpacked archive, the archive, the archive downloaded from `mirrors`
-    (full URLs). Damaged files are told through `say` and passed over.
+    (full URLs). Damaged files are told through `say` and passed over; one whose name a good one needs is kept
+    under another.
 
     From any but the first, the prepared file is written, by one run while others wait for it. The images lie
     in the page cache once, however many runs map them. A read-only `root` will do if the data are in it.
@@ -154,7 +157,7 @@ def load(archive: Archive, root: Path, mirrors: Sequence[str], *, say: Callable[
         say(f"{archive.title}: {damage}; looking for another copy")
 
     with usable(root):
-        if prepared.exists():
+        if os.path.lexists(prepared):
             try:
                 return _read_prepared(archive, prepared)
             except _Damaged as damage:
@@ -181,7 +184,7 @@ def load(archive: Archive, root: Path, mirrors: Sequence[str], *, say: Callable[
                 say(f"{archive.title}: {root} is read-only, so nothing is kept for a faster start next time")
                 return data
             say(f"{archive.title}: writing {prepared}, once")
-            _write_prepared(prepared, data)
+            _write_prepared(prepared, data, say)
             try:
                 return _read_prepared(archive, prepared)
             except _Damaged as damage:
@@ -216,7 +219,11 @@ def _alone(archive: Archive, root: Path, say: Callable[[str], None]) -> Iterator
 
 
 def _read_prepared(archive: Archive, path: Path) -> DataSet:
-    """Map the prepared file and hash all of it (0.12 s for 184 MB): nothing in it is believed before."""
+    """Map the prepared file and hash all of it (0.12 s for 184 MB): nothing in it is believed before.
+
+    What is hashed is what is used: another file that takes its name meanwhile leaves the mapped one as it is.
+    Only writing into the file itself, which its mode forbids, would change the images of the runs at work.
+    """
     counts = {"train": archive.train_count, "test": archive.test_count}
     shapes: dict[str, tuple[torch.dtype, tuple[int, ...]]] = {}
     for part, count in counts.items():
@@ -225,11 +232,12 @@ def _read_prepared(archive: Archive, path: Path) -> DataSet:
         if archive.coarse:
             shapes[f"{part}_coarse"] = torch.int64, (count,)
     try:
+        check_plain(path, LARGEST_FILE)
         with safe_open(path, framework="pt") as file:
             names = (file.metadata() or {}).get("names", "")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise _Damaged(f"{path} cannot be read ({error})") from error
+    except (Refused, SafetensorError, OSError) as error:
+        raise _Damaged(f"{path} cannot be read ({getattr(error, 'strerror', None) or error})") from error
     if {key: (tensor.dtype, tuple(tensor.shape)) for key, tensor in tensors.items()} != shapes:
         raise _Damaged(f"{path} is damaged (it holds other tensors than {archive.title})")
     if fingerprint(tensors, names) != archive.fingerprint:
@@ -237,12 +245,13 @@ def _read_prepared(archive: Archive, path: Path) -> DataSet:
     return DataSet(**tensors, **json.loads(names), fingerprint=archive.fingerprint)
 
 
-def _write_prepared(path: Path, data: DataSet) -> None:
+def _write_prepared(path: Path, data: DataSet, say: Callable[[str], None]) -> None:
     partial = path.with_name(path.name + ".partial")
     try:
         # Not save_file: what it writes only its owner may read, and a full disk is no OSError to it.
         partial.write_bytes(safetensors.torch.save(data.tensors(), metadata={"names": data.names()}))
-        publish(partial, path)
+        publish(partial, path, say)
+        path.chmod(path.stat().st_mode & 0o444)  # for runs map it: nobody is to write into it by mistake
     finally:
         partial.unlink(missing_ok=True)
 
@@ -250,13 +259,13 @@ def _write_prepared(path: Path, data: DataSet) -> None:
 def _from_folder(archive: Archive, root: Path, note: Callable[[_Damaged], None]) -> dict[str, bytes] | None:
     """The unpacked archive's files, verified; None where there is no good one."""
     folder = root / archive.folder
-    if not folder.exists():
+    if not os.path.lexists(folder):
         return None
     try:
         members = {}
         for name in archive.members:
             if not (folder / name).is_file():
-                raise _Damaged(f"{folder / name} is missing")
+                raise _Damaged(f"{folder / name} is missing or no plain file")
             if (folder / name).stat().st_size > LARGEST_FILE:
                 raise _Damaged(f"{folder / name} is damaged (larger than any official file)")
             members[name] = (folder / name).read_bytes()
@@ -271,7 +280,7 @@ def _from_folder(archive: Archive, root: Path, note: Callable[[_Damaged], None])
 def _from_archive(archive: Archive, root: Path, note: Callable[[_Damaged], None]) -> dict[str, bytes] | None:
     """The archive's files, verified and read in memory by their exact names: nothing is unpacked."""
     path = root / archive.file
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     try:
         if not path.is_file() or path.stat().st_size != archive.size:
@@ -288,7 +297,7 @@ def _from_archive(archive: Archive, root: Path, note: Callable[[_Damaged], None]
                     if content and entry.name in wanted:
                         members[wanted[entry.name]] = content.read()
         return _verified(archive, members, path)
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, ValueError) as error:  # ValueError: a size beyond 2**63
         note(_Damaged(f"{path} is damaged ({error})"))
     except OSError as error:
         note(_Damaged(f"{path} cannot be read ({error.strerror or error})"))

@@ -7,6 +7,7 @@ batch where the network is. A data set is a subclass of `ImageData` with a `load
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Literal
@@ -25,9 +26,12 @@ from cifarlab.errors import UserError
 from cifarlab.regularizers import Regularization
 from cifarlab.types import Count, Natural, OpenFraction
 
+log = logging.getLogger(__name__)
 
-class Indexed(Dataset[tuple[Tensor, Tensor]]):
-    """Images (M, 3, 32, 32), labels (M,) and which of them belong here; asked with a tensor of positions."""
+
+class Indexed(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Images (M, 3, 32, 32), labels (M,) and which of them belong here; asked with a tensor of positions, it
+    gives images, labels and their numbers among the M."""
 
     def __init__(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
         self.images, self.labels, self.index = images, labels, index
@@ -35,9 +39,9 @@ class Indexed(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         chosen = self.index[positions.to(self.index.device, non_blocking=True)]
-        return self.images[chosen], self.labels[chosen]
+        return self.images[chosen], self.labels[chosen], chosen
 
 
 class Batches(Sampler[Tensor]):
@@ -140,6 +144,7 @@ class ImageData(pl.LightningDataModule, ABC):
         if self.validation not in ("test", "none"):
             train, val = hold_out(labels, self.validation, self.split, self.folds, self.fold)  # type: ignore[arg-type]
         self.train_index, self.val_index = torch.from_numpy(train), torch.from_numpy(val)
+        self.warn_of_empty_classes()
         digest = hashlib.sha256(self.set.fingerprint.encode() + train.tobytes() + val.tobytes())
         self.fingerprint = digest.hexdigest()[:16]
 
@@ -152,11 +157,21 @@ class ImageData(pl.LightningDataModule, ABC):
                     f"data={self.name}: expected as many labels as {part} images, uint8 (N, 3, 32, 32); "
                     f"there are {len(labels)} labels, and images {images.dtype} {tuple(images.shape)}."
                 )
+            if not len(labels):
+                raise UserError(f"data={self.name}: there are no {part} images.")
             if not 0 <= int(labels.min()) <= int(labels.max()) < len(loaded.classes):
                 raise UserError(
                     f"data={self.name}: expected {part} labels from 0 to {len(loaded.classes) - 1}, one a "
                     f"class; they go from {int(labels.min())} to {int(labels.max())}."
                 )
+
+    def warn_of_empty_classes(self) -> None:
+        """Name the classes of which no image trains: no network can learn them."""
+        assert self.set is not None
+        trained = torch.bincount(self.set.train_labels[self.train_index], minlength=len(self.set.classes))
+        if empty := [name for name, images in zip(self.set.classes, trained, strict=True) if not images]:
+            more = f" and {len(empty) - 5} more" * (len(empty) > 5)
+            log.warning(f"data={self.name}: no image trains of the classes {', '.join(empty[:5])}{more}.")
 
     @property
     def counts(self) -> dict[str, int]:
@@ -182,6 +197,11 @@ class ImageData(pl.LightningDataModule, ABC):
         images = self.set.train_images
         chosen = images if self.scaling in ("unit", "raw") else images[self.train_index]
         return make_scaling(self.scaling, chosen)
+
+    def sample(self, images: int = 5000) -> Tensor:
+        """The first training images: uint8 (images, 3, 32, 32), fewer where there are fewer."""
+        assert self.set is not None
+        return self.set.train_images[self.train_index[:images]]
 
     def batches(self, part: Literal["train", "test"], index: Tensor, training: bool = False) -> DataLoader:
         assert self.set is not None
@@ -230,16 +250,17 @@ class ImageData(pl.LightningDataModule, ABC):
         return self.batches("test", torch.arange(self.counts["test"]))
 
     def on_after_batch_transfer(
-        self, batch: tuple[Tensor, Tensor], dataloader_idx: int
+        self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
     ) -> tuple[Tensor, Tensor]:
-        """Augment training batches: float32 pixels, 0 to 255, and class probabilities if they are mixed."""
+        """Images and targets of a batch. Those that train are augmented: float32 pixels, 0 to 255, and class
+        probabilities if they are mixed."""
         assert self.trainer is not None
         assert self.set is not None
-        images, targets = batch
+        images, targets, index = batch
         if not self.trainer.training:
-            return batch
+            return images, targets
         if self.regularization.transforms_images:
-            images = self.regularization.augment(images.float())
+            images = self.regularization.augment(images.float(), index, self.trainer.current_epoch)
         if self.regularization.mixes_images:
             probabilities = one_hot(targets, len(self.set.classes)).float()
             images, targets = self.regularization.mix(images.float(), probabilities)

@@ -48,6 +48,11 @@ def hold_out(
     shares = ranks_within_class(labels)
     if validation == "fold":
         held = np.floor(shares * folds) == fold
+        if not 0 < held.sum() < images:
+            raise UserError(
+                f"data.fold={fold} of data.folds={folds} holds out {held.sum()} of {images} training images; "
+                "expected at least one, and at least one left to train on."
+            )
     else:
         wanted = 0.1 if validation == "split" else validation
         count = int(wanted) if isinstance(wanted, int) else round(wanted * images)

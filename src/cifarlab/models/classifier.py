@@ -18,6 +18,7 @@ from cifarlab.optim.schedules import Plateau, Schedule
 from cifarlab.regularizers import Regularization
 
 Batch = tuple[Tensor, Tensor]
+REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val=1"
 
 
 class Tally:
@@ -96,8 +97,9 @@ class Classifier(pl.LightningModule):
         scaled = self.scaling(images.to(torch.float32))
         return self.net(scaled.to(memory_format=self.memory_format))
 
-    def initialize(self) -> None:
-        """What a new run does once, and a resumed or reopened one does not: load pretrained weights."""
+    def initialize(self, images: Tensor) -> None:
+        """What a new run does once, and a resumed or reopened one does not: load pretrained weights, or set
+        some from a sample of the training images, uint8 (N, 3, 32, 32)."""
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["classes"] = self.classes
@@ -148,12 +150,20 @@ class Classifier(pl.LightningModule):
             raise self.bad_loss("loss", self.train_tally.losses[bad], f"at step {step} (")
         self.checked = len(self.train_tally.losses)
 
+    def on_train_epoch_end(self) -> None:
+        """Ahead of the checkpoint: the last step may have ruined the weights after a loss that was good.
+
+        Raises:
+            RunFailed: a weight is NaN or infinite.
+        """
+        if not torch.stack([weight.detach().isfinite().all() for weight in self.parameters()]).all():
+            raise RunFailed(
+                f"The weights became NaN or infinite in epoch {self.current_epoch + 1}: {REMEDY}."
+            )
+
     def bad_loss(self, name: str, loss: Tensor, where: str = "(") -> RunFailed:
         kind = "NaN" if loss.isnan() else "infinite"
-        return RunFailed(
-            f"The {name} became {kind} {where}epoch {self.current_epoch + 1}): lower optimizer.lr, or set "
-            "trainer.gradient_clip_val=1."
-        )
+        return RunFailed(f"The {name} became {kind} {where}epoch {self.current_epoch + 1}): {REMEDY}.")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self.score(batch)

@@ -101,7 +101,7 @@ class Transfer(Classifier):
         self.net = nn.Sequential(layers)
         self.train()  # Lightning's fit leaves each layer's mode as it finds it
 
-    def initialize(self) -> None:
+    def initialize(self, images: Tensor) -> None:
         """Load the pretrained weights, those of the last layer excepted.
 
         Raises:

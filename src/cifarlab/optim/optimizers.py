@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from cifarlab.errors import UserError
-from cifarlab.types import NonNegative, Positive, Rate
+from cifarlab.optim.muon import Muon
+from cifarlab.types import Count, NonNegative, Positive, Rate
 
 
 def sgd(
@@ -73,6 +76,38 @@ def rmsprop(
     """
     return torch.optim.RMSprop(  # torch has no fused one; its multi-tensor one takes half the time on a CPU
         params, lr, alpha=alpha, eps=eps, momentum=momentum, weight_decay=weight_decay, foreach=True
+    )
+
+
+def muon(
+    lr: Positive = 0.02,
+    momentum: Rate = 0.95,
+    nesterov: bool = True,
+    normalize: bool = False,
+    weight_decay: NonNegative = 0.0,
+    rounds: Count = 5,
+    adam_lr: Positive = 0.001,
+    betas: list[Rate] = [0.9, 0.999],  # noqa: B006 (read only)
+    eps: NonNegative = 1e-7,
+    *,
+    params: ParamsT,
+) -> Optimizer:
+    """Muon for kernels, Adam for vectors and for the last matrix, which makes the logits: see `Muon`."""
+    weights: list[Any] = list(params)
+    *kernels, last = [weight for weight in weights if weight.ndim >= 2] or [None]
+    others = [weight for weight in weights if weight.ndim < 2 or weight is last]
+    return Muon(
+        kernels,
+        others,
+        lr=lr,
+        momentum=momentum,
+        nesterov=nesterov,
+        normalize=normalize,
+        weight_decay=weight_decay,
+        rounds=rounds,
+        adam_lr=adam_lr,
+        betas=_pair(betas),
+        eps=eps,
     )
 
 

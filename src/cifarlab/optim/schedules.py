@@ -85,6 +85,30 @@ def cosine(
     return _scheduled(optimizer, interval, factor)
 
 
+def linear(
+    interval: Interval = "step",
+    warmup: Fraction = 0.0,
+    final: Fraction = 0.0,
+    *,
+    optimizer: Optimizer,
+    steps: float,
+    epochs: float,
+) -> dict[str, Any]:
+    """Linear warm-up as `cosine`'s, then a straight line from 1 to `final` at the run's end.
+
+    Raises UserError if the run's length is unknown.
+    """
+    total = _length("linear", interval, steps, epochs)
+    rise = round(warmup * total)
+
+    def factor(t: int) -> float:
+        if t < rise:
+            return (t + 1) / (rise + 1)
+        return 1 - (1 - final) * min(1.0, (t - rise) / max(1, total - rise))
+
+    return _scheduled(optimizer, interval, factor)
+
+
 def one_cycle(
     interval: Interval = "step",
     pct_start: Fraction = 0.3,

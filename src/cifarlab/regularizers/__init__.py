@@ -1,8 +1,11 @@
 """What `reg` may hold: see `base` for the kinds, and `Regularization` for how they reach a run."""
 
 from cifarlab.regularizers.affine import Affine, Flip, Rotate, Shift, Zoom
+from cifarlab.regularizers.alternating_flip import AlternatingFlip
 from cifarlab.regularizers.base import (
+    Averaging,
     DropoutRates,
+    EpochTransform,
     Mix,
     Normalization,
     Penalty,
@@ -20,11 +23,14 @@ from cifarlab.regularizers.label_smoothing import LabelSmoothing
 from cifarlab.regularizers.mixing import CutMix, Mixup
 from cifarlab.regularizers.penalties import L1, L2, ElasticNet
 from cifarlab.regularizers.regularization import Regularization
+from cifarlab.regularizers.weight_averaging import WeightAveraging
 
 __all__ = [
     "L1",
     "L2",
     "Affine",
+    "AlternatingFlip",
+    "Averaging",
     "BatchNorm",
     "Crop",
     "CutMix",
@@ -34,6 +40,7 @@ __all__ = [
     "DropoutRates",
     "EarlyStopping",
     "ElasticNet",
+    "EpochTransform",
     "Flip",
     "LabelSmoothing",
     "Mix",
@@ -47,5 +54,6 @@ __all__ = [
     "Smoothing",
     "StoppingRule",
     "Transform",
+    "WeightAveraging",
     "Zoom",
 ]

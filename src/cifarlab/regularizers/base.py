@@ -60,6 +60,16 @@ class Transform(Regularizer, ABC):
         of the images' device. The input stays as it was."""
 
 
+class EpochTransform(Regularizer, ABC):
+    """A change of the training images that follows from which they are and from the epoch."""
+
+    order: ClassVar[int] = 100  # among the transforms
+
+    @abstractmethod
+    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """Float32 pixels 0 to 255, (N, C, H, W), and their numbers in the data set, int64 (N,), to pixels."""
+
+
 class Mix(Regularizer, ABC):
     """A blend of training images and of their labels."""
 
@@ -74,6 +84,14 @@ class Smoothing(Regularizer):
     """Training targets moved by `amount`, in [0, 1), towards the uniform distribution."""
 
     amount: float
+
+
+class Averaging(Regularizer, ABC):
+    """A moving average of the weights, which is validated and scored in their place."""
+
+    @abstractmethod
+    def share(self, step: int) -> float:
+        """How far the average moves towards the weights after a step, in (0, 1]; the first is step 0."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from torch import Tensor
 from cifarlab.errors import UserError
 from cifarlab.regularizers.affine import Affine, Composed
 from cifarlab.regularizers.base import (
+    Averaging,
     DropoutRates,
+    EpochTransform,
     Mix,
     Normalization,
     Penalty,
@@ -35,10 +37,11 @@ class Regularization:
                 raise UserError(f"reg holds {item!r}, which is no regularizer; name options of conf/reg.")
         self.normalization = _only([r for r in chosen if isinstance(r, Normalization)], "normalization")
         self.stopping = [r for r in chosen if isinstance(r, StoppingRule)]
+        self.averaging = _only([r for r in chosen if isinstance(r, Averaging)], "average of the weights")
         self._dropout = _only([r for r in chosen if isinstance(r, DropoutRates)], "set of dropout rates")
         self._smoothing = _only([r for r in chosen if isinstance(r, Smoothing)], "label smoothing")
         self._penalties = [r for r in chosen if isinstance(r, Penalty)]
-        self._transforms = _stages([r for r in chosen if isinstance(r, Transform)])
+        self._transforms = _stages([r for r in chosen if isinstance(r, (Transform, EpochTransform))])
         self._mixes = [r for r in chosen if isinstance(r, Mix)]
 
     def dropout_rates(self, places: int) -> list[float] | None:
@@ -66,11 +69,18 @@ class Regularization:
         """Whether `mix` does anything."""
         return bool(self._mixes)
 
-    def augment(self, images: Tensor) -> Tensor:
+    def augment(self, images: Tensor, index: Tensor | None = None, epoch: int = 0) -> Tensor:
         """Float32 pixels 0 to 255, (N, C, H, W), through all transforms in their fixed order; those that
-        are affine and follow each other interpolate once."""
+        are affine and follow each other interpolate once.
+
+        `index`, int64 (N,), says which of the data set's images they are; without it all count as number 0.
+        """
         for transform in self._transforms:
-            images = transform(images)
+            if isinstance(transform, EpochTransform):
+                numbers = torch.zeros(len(images), dtype=torch.int64) if index is None else index
+                images = transform(images, numbers.to(images.device), epoch)
+            else:
+                images = transform(images)
         return images
 
     def mix(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -89,9 +99,9 @@ def _only(found: list[Kind], what: str) -> Kind | None:
     return found[0] if found else None
 
 
-def _stages(transforms: list[Transform]) -> list[Transform]:
+def _stages(transforms: list[Transform | EpochTransform]) -> list[Transform | EpochTransform]:
     """The transforms in their order, neighbours that are affine made one."""
-    stages: list[Transform] = []
+    stages: list[Transform | EpochTransform] = []
     for _, neighbours in groupby(sorted(transforms, key=lambda t: t.order), lambda t: isinstance(t, Affine)):
         group = list(neighbours)
         affine = tuple(t for t in group if isinstance(t, Affine))

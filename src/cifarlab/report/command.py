@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from cifarlab.errors import UserError
 from cifarlab.report import page, pictures, tables
 from cifarlab.report.history import curves
 from cifarlab.report.summary import METRICS, SORTS, Report, build
+from cifarlab.untrusted import harmless
 
 FORMS = (".md", ".csv", ".tex", ".html")
 HELP = f"""\
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `report.py logs | head` ends quietly
     try:
         options = read_options(arguments)
-        warn = lambda message: print(message, file=sys.stderr)  # noqa: E731
+        warn = lambda message: print(harmless(message), file=sys.stderr)  # noqa: E731
         report = build(options.folders, options.baseline, options.sort, options.metric, warn)
         print(tables.terminal(report, tables.terminal_width() if sys.stdout.isatty() else None))
         for file in options.out:
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
                 warn(note)
             print(f"\nwritten: {file}")
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(harmless(str(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C.", file=sys.stderr)
@@ -82,7 +84,7 @@ def read_options(arguments: Sequence[str]) -> Options:
     known = {"out": None, "baseline": None, "sort": SORTS, "metric": tuple(METRICS)}
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if Path(argument).is_dir():  # before the rest: a run's own folder is named by what was typed
+        if os.path.isdir(argument):  # before the rest: a run's own folder is named by what was typed
             options.folders.append(Path(argument))
         elif argument.startswith("-"):
             raise UserError(f"{argument}: report.py takes folders and key=value; --help shows what there is.")
@@ -107,9 +109,9 @@ def checked_file(name: str) -> Path:
     file = Path(name)
     if file.suffix not in FORMS:
         raise UserError(f"out={name}: expected a file name that ends in {', '.join(FORMS)}.")
-    if not file.parent.is_dir():
+    if not os.path.isdir(file.parent):
         raise UserError(f"out={name}: there is no folder {file.parent}; make it first.")
-    if file.is_dir():
+    if os.path.isdir(file):
         raise UserError(f"out={name}: that is a folder; expected a file's name.")
     return file
 

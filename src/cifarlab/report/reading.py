@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cifarlab.runs.record import NOT_HASHED, SCHEMA
-from cifarlab.untrusted import Refused, clean, parse_yaml, read_json, read_text
+from cifarlab.untrusted import LARGEST_YAML, Refused, clean, parse_yaml, read_json, read_text
 
 Settings = tuple[tuple[str, Hashable], ...]  # a configuration: its dotted keys and their values, sorted
 
@@ -23,6 +22,7 @@ ENVIRONMENT = ("device", "precision", "threads", "python", "torch", "lightning",
 STATUSES = ("running", "done", "interrupted", "failed")
 # what tells the runs of one configuration apart, or has no part in what comes out
 NO_SETTING = ("seed", "data.fold", *NOT_HASHED)
+MOST_FOLDS = 10_000  # each that a seed lacks is named
 
 
 class Unreadable(Exception):
@@ -126,7 +126,7 @@ def read(folder: Path) -> Run:
     fold = None
     if known.get("data.validation") == "fold":
         part, parts = known.get("data.fold", 0), known.get("data.folds", 5)
-        if not (isinstance(part, int) and isinstance(parts, int) and 0 <= part < parts):
+        if not (isinstance(part, int) and isinstance(parts, int) and 0 <= part < parts <= MOST_FOLDS):
             raise Unreadable(f"belongs to fold {part} of {parts}, which cannot be")
         fold = (part, parts)
     weights = value("test.weights", text_like) or known.get("test_weights")
@@ -162,8 +162,8 @@ def read_settings(folder: Path) -> Settings | None:
     block is parsed once: the time goes into what differs.
     """
     try:
-        blocks = re.split(r"\n(?=[^\s#-])", read_text(folder / "config.yaml"))
-        return tuple(sorted(pair for block in blocks for pair in parse(block)))
+        blocks = re.split(r"\n(?=[^\s#-])", read_text(folder / "config.yaml", LARGEST_YAML))
+        return tuple(sorted(dict(pair for block in blocks for pair in parse(block)).items()))
     except (OSError, Refused):
         return None
 
@@ -189,7 +189,7 @@ def frozen(value: Any) -> Hashable:
     if isinstance(value, list):
         return tuple(map(frozen, value))
     if isinstance(value, dict):
-        return tuple(sorted((str(key), frozen(part)) for key, part in value.items()))
+        return tuple(sorted({str(key): frozen(part) for key, part in value.items()}.items()))
     return clean(value) if isinstance(value, str) else value
 
 
@@ -235,7 +235,7 @@ def read_curve(folder: Path) -> list[tuple[int, float]]:
         raise Unreadable(f"cannot be read: {refusal}") from None
     except (StopIteration, ValueError, csv.Error):
         raise Unreadable("holds no curve") from None
-    if not all(fraction(value) for _, value in curve):
+    if not all(whole(epoch) and fraction(value) for epoch, value in curve):
         raise Unreadable("holds what is no accuracy")
     return curve
 
@@ -253,12 +253,12 @@ def texts(value: Any) -> bool:
 
 
 def number(value: Any) -> bool:
-    """0 or more, finite."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+    """0 or more, and so small that sums stay finite."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def whole(value: Any) -> bool:
-    return number(value) and isinstance(value, int) and value < 2**63
+    return number(value) and isinstance(value, int)
 
 
 def fraction(value: Any) -> bool:

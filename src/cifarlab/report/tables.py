@@ -14,6 +14,7 @@ from cifarlab.report.comparison import Comparison, p_value
 from cifarlab.report.rows import Row
 from cifarlab.report.statistics import Difference, Estimate
 from cifarlab.report.summary import METRICS, Report, shown_path
+from cifarlab.untrusted import no_formula
 
 DASH = "\N{EN DASH}"
 MOST_SENTENCES = 20
@@ -224,7 +225,8 @@ def comma_separated(report: Report) -> str:
     names = list(dict.fromkeys(name for line in lines for name in line))
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    for line in lines:
+        writer.writerow({key: no_formula(part) for key, part in line.items()})
     return text.getvalue()
 
 

@@ -6,18 +6,22 @@ import logging
 import resource
 import sys
 import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, TQDMProgressBar, WeightAveraging
+from torch import Tensor
 
+from cifarlab import signals
 from cifarlab.data.module import epoch_seed
 from cifarlab.models.classifier import Classifier
 from cifarlab.runs import record as records
 from cifarlab.runs.checkpoints import RunCheckpoint
-from cifarlab.runs.curves import Row, draw_curves, write_metrics
+from cifarlab.runs.curves import COLUMNS, Row, draw_curves, write_metrics
 
 log = logging.getLogger(__name__)
 
@@ -58,20 +62,33 @@ class RunRecord(pl.Callback):
         self.saved = 0  # how many of these epochs the last checkpoint has behind it
         self.best: dict[str, Any] = record["best_val"]
         self.train_images = 0
+        self.began = False  # whether it has trained
         self.whole_epoch = True  # false in a checkpoint from the middle of an epoch, where max_steps ended it
-        self.stopped_by: BaseException | None = None  # which Lightning replaces by a plain SystemExit
 
     def state_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in ("history", "best", "train_images", "whole_epoch")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name, value in state_dict.items():
-            setattr(self, name, value)
-        self.history = list(self.history)
+        self.history, self.best = list(state_dict["history"]), dict(state_dict["best"])
+        figures = [row[name] for row in self.history for name in COLUMNS] + [state_dict["train_images"]]
+        if not all(isinstance(value, float | int | None) for value in [*figures, *self.best.values()]):
+            raise ValueError("what a checkpoint tells of its epochs are no figures")
+        self.train_images = state_dict["train_images"]
         self.saved = len(self.history)
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        signals.take_back()
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        signals.take_back()
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        signals.check()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.lr = trainer.optimizers[0].param_groups[0]["lr"]
+        self.began, self.lr = True, trainer.optimizers[0].param_groups[0]["lr"]
         self.val: dict[str, float] = {}
         self.seconds, self.started = 0.0, time.perf_counter()
 
@@ -136,10 +153,10 @@ class RunRecord(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
-        self.stopped_by = exception
         # what stopped the run may have come between an epoch and its checkpoint
         del self.history[self.saved :]
-        self.finish(trainer)
+        with suppress(OSError):  # which may be why it ends
+            self.finish(trainer)
 
 
 class LastCheckpoint(RunCheckpoint):
@@ -150,8 +167,9 @@ class LastCheckpoint(RunCheckpoint):
         self.recorder = recorder
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        self.recorder.publish(trainer)
+        with signals.held():
+            super().on_train_epoch_end(trainer, pl_module)
+            self.recorder.publish(trainer)
 
 
 def epoch_line(row: Row, epochs: int | None, validates_on_test: bool = False) -> str:
@@ -162,6 +180,32 @@ def epoch_line(row: Row, epochs: int | None, validates_on_test: bool = False) ->
         name = "val (test images)" if validates_on_test else "val"
         text += f"  {name} loss {row['val/loss']:.4f} acc {row['val/accuracy']:.2%}"
     return text + f"  lr {row['lr']:.3g}  {row['seconds']:.1f} s"
+
+
+class AveragedWeights(WeightAveraging):
+    """Lightning's, for `reg=weight_averaging`: it puts the average in the weights' place around validation
+    and at the end, and keeps both in a checkpoint."""
+
+    def __init__(self, share: Callable[[int], float]) -> None:
+        super().__init__(multi_avg_fn=self.move)
+        self.share, self.step = share, 0
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        if step_idx is None:
+            return False
+        self.step = step_idx
+        return True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.on_train_end(trainer, pl_module)  # which Lightning leaves out when no epoch was left to do
+
+    @torch.no_grad()
+    def move(self, average: Sequence[Tensor], weights: Sequence[Tensor], count: Any) -> None:
+        """Tensors of one dtype; of counters and labels no average can be taken."""
+        if average[0].is_floating_point():
+            torch._foreach_lerp_(list(average), list(weights), self.share(self.step))
+        else:
+            torch._foreach_copy_(list(average), list(weights))
 
 
 class Stopping(EarlyStopping):

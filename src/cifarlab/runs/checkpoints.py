@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +14,15 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from cifarlab.atomic import atomically
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.untrusted import Refused, check_archive
+
+HARMLESS = 10_000_000  # parameters that any machine has memory for
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -24,43 +30,76 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
+        content = io.BytesIO()  # into the file itself a write that fails would fail again in torch's own way
+        torch.save(checkpoint, content)
         with atomically(Path(path)) as file:
-            torch.save(checkpoint, file)
+            file.write(content.getbuffer())
+
+    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's, which knows its best checkpoint again after the run's folder was moved or copied."""
+    """Lightning's, which knows its one file again wherever the run's folder is, and removes no other."""
 
     def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(folder, enable_version_counter=False, **options)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        there, here = str(state_dict["dirpath"]), str(self.dirpath)
-
-        def moved(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {moved(key): moved(part) for key, part in value.items()}
-            return value.replace(there, here, 1) if isinstance(value, str) else value
-
-        super().load_state_dict(moved(state_dict))
+        score, file = state_dict["best_model_score"], str(Path(str(self.dirpath), f"{self.filename}.ckpt"))
+        kept = {file: score} if state_dict["best_k_models"] else {}
+        ours = {"dirpath": self.dirpath, "best_k_models": kept, "kth_best_model_path": file if kept else ""}
+        ours |= {"best_model_path": file if state_dict["best_model_path"] else "", "last_model_path": ""}
+        super().load_state_dict({**state_dict, **ours})
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU.
+    """All of a checkpoint, on the CPU, without running any code in it.
 
     Raises:
-        UserError: when it is not there, or damaged.
+        UserError: when it is not there, damaged, or holds other than plain values and tensors.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: no epoch of that run was finished, or it was removed.")
     try:
         check_archive(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        return {key: content[key] for key in ("state_dict", "callbacks", "classes")}
+        # the indices of others are not checked in loading, and what computes with them trusts them
+        if not all(is_plain(leaf) for leaf in tree_leaves(content) if isinstance(leaf, Tensor)):
+            raise Refused("it holds other than plain tensors")
+        missing = {"state_dict", "callbacks", "classes"} - content.keys()
+        if missing:
+            raise Refused(f"it has no {', '.join(sorted(missing))}")
+        return content
     except Refused as refusal:
         raise UserError(f"{path} cannot be read as a checkpoint: {refusal}.") from None
     except Exception as error:  # a damaged file can fail in any way
         raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from None
+
+
+def refuse_larger(make: Callable[[], nn.Module], file: Path) -> None:
+    """Refuse a configuration, which may be a stranger's, of a network larger than the file of its weights.
+
+    It is built without memory; where there is no file yet, this machine's memory sets the limit.
+
+    Raises:
+        UserError: with the number of parameters.
+    """
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in make().parameters())
+    if not file.is_file():
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if 16 * parameters > memory:  # weights, gradients, and Adam's two means
+            raise UserError(
+                f"A network of {parameters:,} parameters cannot be trained in this machine's memory."
+            )
+    elif parameters > max(HARMLESS, file.stat().st_size):  # each has several bytes in the file
+        raise UserError(f"{file} is too small for a network of {parameters:,} parameters.")
+
+
+def is_plain(tensor: Tensor) -> bool:
+    strange = tensor.is_quantized or tensor.is_nested or tensor.device.type != "cpu"
+    return tensor.layout is torch.strided and not strange
 
 
 def load_weights(model: Classifier, path: Path, scaling: bool = True) -> None:

@@ -27,6 +27,7 @@ from torch.export import Dim, ExportedProgram
 from cifarlab.atomic import atomically
 from cifarlab.data.module import ImageData
 from cifarlab.errors import RunFailed, UserError
+from cifarlab.mistakes import refusal
 from cifarlab.models.classifier import Classifier
 from cifarlab.runs.record import finite
 from cifarlab.untrusted import Refused, check_archive
@@ -50,7 +51,8 @@ SAMPLE_INPUTS = "data/sample_inputs/model.pt"
 # What the strings in a program may be, by their key. Torch looks a target up in its modules, has sympy
 # evaluate an expression, makes Python source of names, and some operators take the name of a file.
 STRINGS = {
-    "target": r"torch\.ops\.aten\.\w+\.\w+|_operator\.(add|mul)",
+    # none that opens a file, or takes the bounds of memory on trust, as private ones may
+    "target": r"torch\.ops\.aten\.(?!from_file|set_)([a-z]|_assert|_upsample)\w*\.\w+|_operator\.(add|mul)",
     "expr_str": r"((Add|Mul|Integer)\(|Symbol\('s\d+', positive=True, integer=True\)|[-\d(), ])*",
     "in_spec": r'(builtins\.(tuple|dict)|type|context|null|children_spec|[\d\[\]{}":, ])*',
     "path_name": r"(weight|tensor)_\d+",
@@ -121,6 +123,8 @@ def write(
             found = [network(batch) for batch in tried]
             differences += [(one - other).abs().max() for one, other in zip(found, expected, strict=True)]
     except Exception as error:  # a network of one's own may hold what torch cannot trace: the run is done
+        if refusal(error):
+            raise
         reason = str(error).strip().partition("\n")[0]
         log.warning(f"The network could not be exported ({type(error).__name__}: {reason}).")
     if not differences:
@@ -169,7 +173,9 @@ def trace(network: Probabilities) -> ExportedProgram:
 def write_program(path: Path, program: ExportedProgram, meta: str) -> Network:
     """Write `model.pt2`, unless it cannot be read again."""
     with silence(), atomically(path) as file:
-        torch.export.save(program, file, extra_files={META: meta})
+        content = io.BytesIO()
+        torch.export.save(program, content, extra_files={META: meta})
+        file.write(content.getbuffer())
         file.flush()
         return load_exported(Path(file.name))[0]
 

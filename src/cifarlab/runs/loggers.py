@@ -6,6 +6,7 @@ import copy
 import warnings
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ class RunLogger(TensorBoardLogger):
         if status == "success":
             self.save()
         else:
-            super().finalize(status)
+            with suppress(OSError):  # a full disk is why the run fails, or it will fail there as well
+                super().finalize(status)
 
     @rank_zero_only
     def log_hyperparams(  # type: ignore[override]

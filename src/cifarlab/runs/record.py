@@ -7,16 +7,19 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cifarlab.atomic import write_text
 from cifarlab.errors import UserError
-from cifarlab.untrusted import Refused, read_json, read_yaml
+from cifarlab.signatures import conforms, describe
+from cifarlab.types import Count, Fraction, Natural, NonNegative
+from cifarlab.untrusted import Refused, clean, read_json, read_yaml
 
 SCHEMA = 1
 # what a run is, whatever it ran on and wherever it lies: the rest stays out of the configuration's hash
@@ -61,6 +64,35 @@ EMPTY: dict[str, Any] = {
 }
 
 
+# what of that others rely on, each None until it is known: the file may be torn by hand, or a stranger's
+KINDS: dict[str, Any] = {
+    "status": Literal["running", "done", "interrupted", "failed"],
+    "error": str | None,
+    "overrides": list[str],
+    **{f"choices.{name}": str | list[str] | None for name in EMPTY["choices"]},
+    "config_hash": str | None,
+    "data.num_classes": Count | None,
+    "data.fingerprint": str | None,
+    "environment.device": str | None,
+    "environment.precision": Literal["32-true", "bf16-mixed", "16-mixed"] | None,
+    "environment.threads": int | None,
+    "environment.torch": str | None,
+    "epochs": Natural,
+    "steps": Natural,
+    "wall_seconds": NonNegative | None,
+    "val.accuracy": Fraction | None,
+    "val.loss": NonNegative | None,
+    "best_val.accuracy": Fraction | None,
+    "best_val.loss": NonNegative | None,
+    "best_val.epoch": Count | None,
+    "test.accuracy": Fraction | None,
+    "test.superclass_accuracy": Fraction | None,
+    "test.loss": NonNegative | None,
+    "test.images": Count | None,
+    "test.weights": Literal["last", "best"] | None,
+}
+
+
 def new(config: dict[str, Any], choices: dict[str, Any]) -> dict[str, Any]:
     """The record of a run that is about to start."""
     record = copy.deepcopy(EMPTY)
@@ -102,9 +134,19 @@ def read_config(folder: Path) -> DictConfig:
         plain = read_yaml(folder / "config.yaml")
         if not isinstance(plain, dict):
             raise Refused("it is no configuration of a run")
+        if (text := interpolation(plain)) is not None:  # which could ask for environment variables
+            raise Refused(f"it holds {clean(text)[:40]!r}, where a run writes what that stands for")
         return OmegaConf.create({"export": "pt2", **plain})  # a run from before the key has none
     except (OSError, Refused, OmegaConfBaseException) as error:
         raise UserError(f"{folder}/config.yaml cannot be read: {reason(error)}.") from None
+
+
+def interpolation(node: Any) -> str | None:
+    """The first text in nested lists and mappings that OmegaConf would put something else in the place of."""
+    if isinstance(node, str):
+        return node if "${" in node else None
+    parts = [*node, *node.values()] if isinstance(node, dict) else node if isinstance(node, list) else []
+    return next((text for part in parts if (text := interpolation(part)) is not None), None)
 
 
 def reason(error: Exception) -> str:
@@ -113,10 +155,10 @@ def reason(error: Exception) -> str:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The record in that folder.
+    """The record in that folder, what is used of it checked.
 
     Raises:
-        UserError: when there is none, or it is not one.
+        UserError: when there is none, it is not one, or a value cannot be.
     """
     try:
         record = read_json(folder / "record.json")
@@ -126,7 +168,24 @@ def read(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}/record.json cannot be read: {reason(error)}.") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or not EMPTY.keys() <= record.keys():
         raise UserError(f"{folder}/record.json is no record of schema {SCHEMA}.")
+    check(folder, record, KINDS)
     return record
+
+
+def check(folder: Path, record: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raises:
+    UserError: naming the first dotted key whose value is not of its kind.
+    """
+    for key, annotation in kinds.items():
+        part, _, name = key.rpartition(".")
+        owner = record[part] if part else record
+        if not isinstance(owner, dict):
+            key, value, expected = part, owner, "keys with values"
+        elif conforms(value := owner.get(name), annotation):
+            continue
+        else:
+            expected = describe(annotation)
+        raise UserError(f"{folder}/record.json: {key}={json.dumps(value)[:40]}: expected {expected}.")
 
 
 def config_hash(config: dict[str, Any]) -> str:

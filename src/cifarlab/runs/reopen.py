@@ -5,7 +5,6 @@ The folder may be a stranger's: what is used of its configuration and record is 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,32 +28,16 @@ from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.regularizers import Regularization
 from cifarlab.runs import record as records
-from cifarlab.runs.checkpoints import load_weights
+from cifarlab.runs.checkpoints import load_weights, refuse_larger
 from cifarlab.runs.resume import existing_folder
-from cifarlab.signatures import conforms, describe
-from cifarlab.types import Count, Fraction, Natural, NonNegative, Seed
+from cifarlab.types import Count, Seed
 
 Weights = Literal["scored", "last", "best"]
 
-HARMLESS = 10_000_000  # parameters that any machine has memory for
-RECORD: dict[str, Any] = {  # what is read of a record, and what it may be
-    "status": Literal["running", "done", "interrupted", "failed"],
-    "epochs": Natural,
+NEEDED: dict[str, Any] = {  # of the record
     "data.num_classes": Count,
     "data.fingerprint": str,
-    "environment.device": str | None,
     "environment.precision": Literal["32-true", "bf16-mixed", "16-mixed"],
-    "environment.threads": int | None,
-    "environment.torch": str | None,
-    "val.accuracy": Fraction | None,
-    "val.loss": NonNegative | None,
-    "best_val.accuracy": Fraction | None,
-    "best_val.loss": NonNegative | None,
-    "test.accuracy": Fraction | None,
-    "test.superclass_accuracy": Fraction | None,
-    "test.loss": NonNegative | None,
-    "test.images": Count | None,
-    "test.weights": Literal["last", "best"] | None,
 }
 
 
@@ -153,10 +136,7 @@ def open_run(
             regularization=Regularization([instantiate(part) for part in config["reg"].values()]),
             _convert_="all",
         )
-        with torch.device("meta"):  # without memory, of which a stranger's configuration may ask for any
-            parameters = sum(parameter.numel() for parameter in make().parameters())
-        if parameters > max(HARMLESS, file.stat().st_size):  # each has several bytes in the file
-            raise UserError(f"{file} is too small for a network of {parameters:,} parameters.")
+        refuse_larger(make, file)
         model: Classifier = make(scaling=blank_scaling(images.scaling))
     except (InstantiationException, OmegaConfBaseException) as error:
         reason = (str(error.__cause__ or error) or type(error.__cause__).__name__).splitlines()[0].rstrip(".")
@@ -170,24 +150,13 @@ def open_run(
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run, what is used of it checked.
+    """The record of a run that has had an epoch.
 
     Raises:
-        UserError: there is none, or a value cannot be.
+        UserError: there is none, or a value is missing or cannot be.
     """
     record = records.read(folder)
-    for key, annotation in RECORD.items():
-        part, _, name = key.rpartition(".")
-        owner = record[part] if part else record
-        if not isinstance(owner, dict):
-            raise UserError(
-                f"{folder}/record.json: {part}={json.dumps(owner)[:40]}: expected keys with values."
-            )
-        value = owner.get(name)
-        if not conforms(value, annotation):
-            raise UserError(
-                f"{folder}/record.json: {key}={json.dumps(value)[:40]}: expected {describe(annotation)}."
-            )
+    records.check(folder, record, NEEDED)
     return record
 
 

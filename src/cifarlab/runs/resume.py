@@ -15,6 +15,7 @@ from cifarlab import config as configs
 from cifarlab.errors import UserError
 from cifarlab.mistakes import shown
 from cifarlab.runs import record as records
+from cifarlab.sweeps.folders import Claim, claim_run
 
 # how long, where and at which rate the run goes on: all else would make another run of it
 GROUPS = ("trainer", "scheduler", "logger")
@@ -44,7 +45,7 @@ def quoted(override: str) -> str:
     """
     key, _, value = override.partition("=")
     as_it_is = PLAIN.fullmatch(value) or value[:1] in ("", "'", '"', "[") or value.startswith("${")
-    if key not in PATH_KEYS or as_it_is or ("," in value and not Path(value).exists()):
+    if key not in PATH_KEYS or as_it_is or ("," in value and not os.path.exists(value)):
         return override
     mark = '"' if "'" in value else "'"
     text = value.replace(mark, "\\" + mark)
@@ -58,28 +59,33 @@ def existing_folder(key: str, name: str) -> Path:
     Raises:
         UserError: when it is not there.
     """
-    if not name or not Path(name).is_dir():
-        what = "this is a file" if Path(name).is_file() else "there is no such folder"
+    if not os.path.isdir(name):
+        what = "this is a file" if os.path.isfile(name) else "there is no such folder"
         raise UserError(f"{key}={name}: {what}; expected the folder of a run, such as logs/runs/...")
     return Path(name)
 
 
-def refuse_taken(folder: Path, resumed: str | None) -> None:
-    """No two runs share a folder.
+def take(folder: Path, resumed: str | None) -> Claim | None:
+    """Make and claim the run's folder: no two runs share one, and no two processes a run.
 
     Raises:
-        UserError: when the folder holds a run other than the resumed one.
+        UserError: when another process is at work there, or it holds a run other than the resumed one.
     """
     if resumed is not None and folder.resolve() != Path(resumed).resolve():
         raise UserError(f"hydra.run.dir={folder}: a resumed run goes on in its own folder; leave this out.")
     if folder.resolve() == Path.cwd():
         raise UserError("hydra.run.dir= names this very folder; name one of the run's own, or leave it out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    claim = claim_run(folder)
     # the other processes of a distributed run come when the first has begun its record
     if resumed is None and (folder / "record.json").exists() and os.environ.get("LOCAL_RANK", "0") == "0":
+        if claim is not None:
+            claim.release()
         name = shown(folder)
         raise UserError(
             f"{name} holds a run already; go on with it by resume={name} or choose another hydra.run.dir=."
         )
+    return claim
 
 
 def parse(overrides: list[str]) -> list[Override]:

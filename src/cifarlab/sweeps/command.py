@@ -40,7 +40,7 @@ def run_sweep(
 
     Raises:
         UserError: when the same sweep is at work already.
-        KeyboardInterrupt, SystemExit: stopped by a signal, all jobs' last finished epochs saved.
+        Stop: by a signal, all jobs' last finished epochs saved.
     """
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     folder = Path(config.hydra.sweep.dir)

@@ -16,6 +16,7 @@ from typing import Any
 from cifarlab.atomic import write_text
 from cifarlab.errors import UserError
 from cifarlab.runs import record as records
+from cifarlab.untrusted import Refused, read_json, read_text
 
 SWEEPS = Path("logs/sweeps")
 # the variables by which a launcher of several processes tells one its number
@@ -92,8 +93,8 @@ def remember(folder: Path, swept: list[str], forced: bool) -> None:
 def remembered(folder: Path) -> dict[str, Any]:
     """What that file says; nothing where there is none, or a torn one."""
     try:
-        said = json.loads((folder / "sweep.json").read_text())
-    except (OSError, ValueError):
+        said = read_json(folder / "sweep.json")
+    except (OSError, Refused):
         return {}
     return said if isinstance(said, dict) else {}
 
@@ -114,9 +115,9 @@ class Finder:
         found = defaultdict(list)
         everywhere = not self.forced and self.sweep.resolve().parent == SWEEPS.resolve()
         for path in SWEEPS.glob("*/*/record.json") if everywhere else self.sweep.glob("*/record.json"):
-            with suppress(OSError):
-                if match := re.search(rb'"config_hash": "(\w+)"', path.read_bytes()):
-                    found[match[1].decode()].append(path.parent)
+            with suppress(OSError, Refused):
+                if match := re.search(r'"config_hash": "(\w+)"', read_text(path)):
+                    found[match[1]].append(path.parent)
         return found
 
     def find(self, config_hash: str) -> tuple[Path, dict[str, Any]] | None:

@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -56,8 +57,9 @@ class Job:
 
     @property
     def goes_on(self) -> bool:
-        """Whether the folder holds a run with an epoch behind it."""
-        return (self.folder / "record.json").exists() and records.read(self.folder)["epochs"] > 0
+        """Whether the folder holds a run with an epoch behind it, of which a kill may have kept no record."""
+        saved = (self.folder / "checkpoints" / "last.ckpt").exists()
+        return (self.folder / "record.json").exists() and (saved or records.read(self.folder)["epochs"] > 0)
 
 
 @dataclass
@@ -145,9 +147,13 @@ def ended(job: Job, code: int | str) -> Outcome:
         record = records.read(job.folder)
     except UserError:
         record = None
-    if code == 0:
+    if code == 0 or (record and record["status"] == "done"):  # maybe by another process
         return Outcome(job, "done", None, record)
     if code in (130, 143, -signal.SIGINT, -signal.SIGTERM):
+        if record and record["status"] == "running":  # killed before it could say so
+            record |= {"status": "interrupted", "error": "stopped with its sweep", "finished": records.now()}
+            with suppress(OSError):
+                records.write(job.folder, record)
         return Outcome(job, "interrupted", record["error"] if record else None, record)
     if is_claimed(job.folder):
         return Outcome(job, "elsewhere", "at work in another process", record)

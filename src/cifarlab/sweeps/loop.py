@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from cifarlab import signals
 from cifarlab.sweeps.jobs import Job, Outcome, ended
 
 log = logging.getLogger(__name__)
@@ -52,18 +53,17 @@ class Stopped:
         """Raises what the first signal means.
 
         Raises:
-            KeyboardInterrupt: for Ctrl-C.
-            SystemExit: with code 143, for SIGTERM, or the end of the terminal.
+            Stop: there was one.
         """
         if self.signals:
-            raise KeyboardInterrupt if self.signals[0] == signal.SIGINT else SystemExit(143)
+            raise signals.Stop(self.signals[0])
 
 
 @contextmanager
 def listening() -> Iterator[Stopped]:
     """Collects the signals that stop a sweep; what was ignored before, as under nohup, stays so."""
     stopped, before = Stopped(), {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in signals.NUMBERS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, stopped.note)
     try:

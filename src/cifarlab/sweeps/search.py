@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.trial import Trial, TrialState
 
 from cifarlab.errors import UserError
+from cifarlab.report.reading import Unreadable, read_curve
 from cifarlab.runs import record as records
 from cifarlab.sweeps.jobs import Job, Outcome
 
@@ -175,9 +175,6 @@ class Search:
 def validated_epochs(folder: Path) -> list[tuple[int, float]]:
     """(epoch, validation accuracy) of each validated epoch that the run has behind it."""
     try:
-        with open(folder / "metrics.csv", newline="") as file:
-            return [
-                (int(r["epoch"]), float(r["val/accuracy"])) for r in csv.DictReader(file) if r["val/accuracy"]
-            ]
-    except FileNotFoundError:
+        return read_curve(folder)
+    except Unreadable:
         return []

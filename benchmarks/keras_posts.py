@@ -1,0 +1,172 @@
+"""Posts A3, A6 and A9 in Keras, as the posts train them, beside ours: training images per second.
+
+    pip install -e '.[bench]'
+    python benchmarks/keras_posts.py [posts=a3,a6,a9] [policies=float32] [steps=30] [rounds=5]
+
+Keras's side has its own layers, `fit` and ImageDataGenerator; ours is the whole of `train.py`: batches, augmentation, metrics, record. Both train on the real CIFAR-10 in processes of their own, which take
+turns of `steps` batches of 64; while one works the other sleeps. The first turn of each warms up. `policies`
+may also name mixed_bfloat16, which Keras computes in software where the hardware lacks it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+POSTS = {"a3": "a3_baseline", "a6": "a6_augment", "a9": "a9_dropout_increasing_augment_batch_norm"}
+BATCH = 64
+
+
+def main() -> None:
+    own = {"posts": "a3,a6,a9", "policies": "float32", "steps": "30", "rounds": "5"}
+    own |= dict(argument.split("=") for argument in sys.argv[1:])
+    print(f"{'post':6}{'Keras policy':16}{'ours':>8}{'Keras':>8}{'ratio':>8}   images/s, medians")
+    for post in own["posts"].split(","):
+        for policy in own["policies"].split(","):
+            ours, theirs, ratio = compare(post, policy, int(own["steps"]), int(own["rounds"]))
+            print(f"{post:6}{policy:16}{ours:8,.0f}{theirs:8,.0f}{ratio:8.2f}", flush=True)
+
+
+def compare(post: str, policy: str, steps: int, rounds: int) -> tuple[float, float, float]:
+    """Images per second of ours and of Keras's, and their ratio: medians over the rounds."""
+    workers = [Worker("ours", post, policy, steps), Worker("keras", post, policy, steps)]
+    turns = [[worker.turn() for worker in workers] for _ in range(rounds + 1)][1:]
+    for worker in workers:
+        worker.process.kill()
+    rates = [[BATCH * steps / seconds for seconds in turn] for turn in turns]
+    ours, theirs = map(median, zip(*rates, strict=True))
+    return ours, theirs, median(one / other for one, other in rates)
+
+
+class Worker:
+    """A process that trains for so many steps whenever it is told to."""
+
+    def __init__(self, side: str, post: str, policy: str, steps: int) -> None:
+        command = [sys.executable, __file__, "--worker", side, post, policy, str(steps)]
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=environment,
+            text=True,
+        )
+
+    def turn(self) -> float:
+        """Seconds of a turn."""
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        for line in self.process.stdout:
+            if line.startswith("seconds "):
+                return float(line.split()[1])
+        raise SystemExit(f"{' '.join(self.process.args)} ended")  # type: ignore[arg-type]
+
+
+def say(seconds: float) -> None:
+    print(f"seconds {seconds}", flush=True)
+
+
+def keras_worker(post: str, policy: str, steps: int) -> None:
+    import keras
+    import numpy as np
+    from hydra.utils import instantiate
+    from keras import layers
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    keras.mixed_precision.set_global_policy(policy)
+    regularized = post == "a9"
+    net = keras.Sequential([keras.Input((32, 32, 3))])
+
+    def normalize() -> None:
+        if regularized:
+            net.add(layers.BatchNormalization())
+
+    def drop(rate: float) -> None:
+        if regularized:
+            net.add(layers.Dropout(rate))
+
+    for width, rate in ((32, 0.2), (64, 0.3), (128, 0.4)):
+        for _ in range(2):
+            he = "he_uniform"
+            net.add(layers.Conv2D(width, 3, activation="relu", kernel_initializer=he, padding="same"))
+            normalize()
+        net.add(layers.MaxPooling2D(2))
+        drop(rate)
+    net.add(layers.Flatten())
+    net.add(layers.Dense(128, activation="relu", kernel_initializer="he_uniform"))
+    normalize()
+    drop(0.5)
+    net.add(layers.Dense(10, activation="softmax", dtype="float32"))
+    sgd = keras.optimizers.SGD(learning_rate=0.001, momentum=0.9)
+    net.compile(optimizer=sgd, loss="categorical_crossentropy", metrics=["accuracy"])
+
+    from cifarlab.regularizers import Regularization
+
+    target = {"_target_": "cifarlab.data.sets.CIFAR10", "root": str(ROOT / "data")}
+    data = instantiate(target, seed=0, regularization=Regularization())
+    data.setup()
+    images = data.set.train_images.permute(0, 2, 3, 1).numpy().astype(np.float32) / 255
+    labels = keras.utils.to_categorical(data.set.train_labels.numpy(), 10)
+    if post == "a3":
+        few = steps * BATCH
+        turns: Callable[[], Any] = lambda: net.fit(images[:few], labels[:few], batch_size=BATCH, verbose=0)  # noqa: E731
+    else:
+        augment = ImageDataGenerator(width_shift_range=0.1, height_shift_range=0.1, horizontal_flip=True)
+        batches = augment.flow(images, labels, batch_size=BATCH)
+        turns = lambda: net.fit(batches, steps_per_epoch=steps, verbose=0)  # noqa: E731
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        turns()
+        say(time.perf_counter() - started)
+
+
+def our_worker(post: str, steps: int) -> None:
+    import pytorch_lightning as pl
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    from cifarlab import training
+
+    class Turns(pl.Callback):
+        """Waits for its turn in front of each epoch, and says how long the epoch took."""
+
+        def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            sys.stdin.readline()
+            self.started = time.perf_counter()
+
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            say(time.perf_counter() - self.started)
+
+    make_trainer = training.make_trainer
+
+    def with_turns(*arguments: Any, **options: Any) -> pl.Trainer:
+        trainer = make_trainer(*arguments, **options)
+        trainer.callbacks.insert(0, Turns())
+        return trainer
+
+    training.make_trainer = with_turns
+    overrides = [f"experiment=posts/{POSTS[post]}", f"trainer.limit_train_batches={steps}", "test=false"]
+    overrides += ["data.validation=none", f"data.root={ROOT / 'data'}", "trainer.max_epochs=1000"]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", overrides), resolve=True)
+    with tempfile.TemporaryDirectory() as folder:
+        training.train(config, Path(folder), overrides, {})
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        _, side, post, policy, steps = sys.argv[1:]
+        keras_worker(post, policy, int(steps)) if side == "keras" else our_worker(post, int(steps))
+    else:
+        main()
