@@ -3,9 +3,10 @@
     pip install -e '.[bench]'
     python benchmarks/keras_posts.py [posts=a3,a6,a9] [policies=float32] [steps=30] [rounds=5]
 
-Keras's side has its own layers, `fit` and ImageDataGenerator; ours is the whole of `train.py`: batches, augmentation, metrics, record. Both train on the real CIFAR-10 in processes of their own, which take
-turns of `steps` batches of 64; while one works the other sleeps. The first turn of each warms up. `policies`
-may also name mixed_bfloat16, which Keras computes in software where the hardware lacks it.
+Keras's side has its own layers, `fit` and ImageDataGenerator; ours is the whole of `train.py`: batches,
+augmentation, metrics, record. Both train on the real CIFAR-10 in processes of their own, which take turns of
+`steps` batches of 64; while one works the other sleeps. The first turn of each warms up. `policies` may also
+name mixed_bfloat16, which Keras computes in software where the hardware lacks it.
 """
 
 from __future__ import annotations

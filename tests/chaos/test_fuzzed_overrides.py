@@ -63,7 +63,8 @@ def override(draw: st.DrawFn) -> str:
     for _ in range(draw(st.sampled_from([0, 0, 0, 1, 3]))):
         place = draw(st.integers(0, len(text)))
         text = text[:place] + draw(LETTERS) + text[place + draw(st.integers(0, 3)) :]
-    return draw(st.sampled_from([text, text, text, text, text * 30, draw(LETTERS)]))
+    text = draw(st.sampled_from([text, text, text, text, text * 30, draw(LETTERS)]))
+    return text.replace("\0", "")  # which no command line can hold
 
 
 COMMANDS = {
