@@ -20,6 +20,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--chaos", action="store_true", help="try what tests/chaos tries as often as promised")
 
 
+def pytest_configure() -> None:
+    """Let commands hear the signals that they are sent, which are ignored in what a shell starts in the
+    background or under nohup."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What tests/chaos counted."""
     counts: Counter[str] = Counter()

@@ -16,7 +16,7 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, TQDMProgressBar, WeightAveraging
 from torch import Tensor
 
-from cifarlab import signals
+from cifarlab import hardware, signals
 from cifarlab.data.module import epoch_seed
 from cifarlab.models.classifier import Classifier
 from cifarlab.runs import record as records
@@ -170,6 +170,7 @@ class LastCheckpoint(RunCheckpoint):
         with signals.held():
             super().on_train_epoch_end(trainer, pl_module)
             self.recorder.publish(trainer)
+        hardware.return_memory()
 
 
 def epoch_line(row: Row, epochs: int | None, validates_on_test: bool = False) -> str:
