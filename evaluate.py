@@ -1,5 +1,10 @@
 """Score a run's weights again, from its folder: `python evaluate.py run=logs/runs/...`."""
 
+from cifarlab import signals
+
+if __name__ == "__main__":
+    signals.listen()  # before the seconds that all else takes to import
+
 import hydra
 from omegaconf import DictConfig
 

@@ -1,5 +1,10 @@
 """Look at a data set, and at what augmentation makes of it: `python explore.py data=cifar100 reg=augment`."""
 
+from cifarlab import signals
+
+if __name__ == "__main__":
+    signals.listen()  # before the seconds that all else takes to import
+
 import hydra
 from omegaconf import DictConfig
 

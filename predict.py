@@ -1,5 +1,10 @@
 """Label image files by a run's network: `python predict.py run=logs/runs/... images=photos`."""
 
+from cifarlab import signals
+
+if __name__ == "__main__":
+    signals.listen()  # before the seconds that all else takes to import
+
 import hydra
 from omegaconf import DictConfig
 

@@ -2,6 +2,11 @@
 
 import sys
 
+from cifarlab import signals
+
+if __name__ == "__main__":
+    signals.listen()  # before the seconds that all else takes to import
+
 from cifarlab.report.command import main
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
 """Train a network on CIFAR: `python train.py model=vgg3 reg=dropout_increasing data=cifar100`."""
 
+from cifarlab import signals
+
+if __name__ == "__main__":
+    signals.listen()  # before the seconds that all else takes to import
+
 import hydra
 from omegaconf import DictConfig
 

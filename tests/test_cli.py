@@ -13,6 +13,7 @@ import pytest
 from commands import Command
 
 from cifarlab import cli
+from cifarlab.errors import UserError
 from cifarlab.runs import record as records
 from cifarlab.runs import resume
 
@@ -335,6 +336,26 @@ def test_the_processes_of_a_new_run_share_its_folder(
 ) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert run("seed=7", f'hydra.run.dir="{saved}"').code == 0
+
+
+def test_a_folder_that_cannot_be_made(run: Command, project: Path) -> None:
+    (project / "file").touch()
+    for folder, why in (("file", "File exists"), ("file/below", "Not a directory")):
+        answer = run(f"hydra.run.dir={folder}")
+        assert (answer.code, answer.err) == (2, f"{why}: {folder}.\n")
+
+
+def test_a_folder_that_another_made_meanwhile_is_not_removed(
+    run: Command, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def take(folder: Path, resumed: str | None) -> None:
+        (folder / "checkpoints").mkdir(parents=True)
+        raise UserError("It is at work in another process.")
+
+    monkeypatch.setattr("cifarlab.runs.resume.take", take)
+    assert run("hydra.run.dir=shared").code == 2
+    cli.CheckConfig.remove_unstarted()
+    assert (project / "shared/checkpoints").exists()
 
 
 def test_no_two_runs_share_a_folder(run: Command, saved: str) -> None:

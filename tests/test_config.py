@@ -122,6 +122,15 @@ WRONG = {
     "model._target_=cifarlab.models.plain.VGGG: there is no such class": {
         "model._target_": "cifarlab.models.plain.VGGG"
     },
+    "model._target_=cifarlab.models.classifier.Classifier: expected a class derived from Classifier": {
+        "model._target_": "cifarlab.models.classifier.Classifier"
+    },
+    "data._target_=cifarlab.data.module.Batches: expected a class derived from ImageData": {
+        "data._target_": "cifarlab.data.module.Batches"
+    },
+    "reg.dropout._target_=cifarlab.regularizers.base.Penalty: expected a class derived from Regularizer": {
+        "reg.dropout._target_": "cifarlab.regularizers.base.Penalty"
+    },
     "reg.dropout._target_=3: expected a name in cifarlab.regularizers": {"reg.dropout._target_": 3},
     "reg.cutout has no _target_: an option of conf/reg is chosen by reg=OPTION.": {"reg.cutout": {"size": 3}},
     "model=vgg3: expected keys with values, or model=OPTION.": {"model": "vgg3"},

@@ -1,6 +1,7 @@
 """Whole runs on the digits: what they leave, that they resume to the same bits, and how they fail."""
 
 import csv
+import errno
 import json
 import math
 import os
@@ -18,7 +19,8 @@ from safetensors.torch import load_file
 
 from cifarlab.errors import RunFailed, UserError
 from cifarlab.runs import record as records
-from cifarlab.training import train
+from cifarlab.runs.callbacks import RunRecord
+from cifarlab.training import going_on_from, train
 
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
@@ -217,6 +219,19 @@ def test_a_resume_needs_a_whole_checkpoint_and_forgets_the_old_score(tmp_path: P
     with pytest.raises(UserError, match=r"last\.ckpt is missing"):
         run(tmp_path, "trainer.max_epochs=3", f"resume={tmp_path}")
     assert records.read(tmp_path)["status"] == "done"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), MemoryError(), KeyError()])
+def test_a_checkpoint_is_not_to_blame_for_the_machine(tmp_path: Path, error: Exception) -> None:
+    recorder = RunRecord(tmp_path, records.EMPTY, False)
+    blamed = isinstance(error, KeyError)
+    with pytest.raises(UserError if blamed else type(error)), going_on_from(tmp_path / "last.ckpt", recorder):
+        raise error
+
+
+def test_a_missing_package_of_the_trainers_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="needs torch_xla"):
+        run(tmp_path, "trainer.profiler=xla")
 
 
 @pytest.mark.parametrize("number, code", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

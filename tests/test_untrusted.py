@@ -1,13 +1,25 @@
 """Files that a stranger may have made are refused before they can cost anything."""
 
 import os
+import struct
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 
-from cifarlab.untrusted import LARGEST_TEXT, Refused, check_archive, clean, read_text, read_yaml
+from cifarlab.errors import UserError
+from cifarlab.untrusted import (
+    FILES,
+    FOLDERS,
+    LARGEST_TEXT,
+    Refused,
+    check_archive,
+    check_run_folder,
+    clean,
+    read_text,
+    read_yaml,
+)
 
 
 def test_text_of_a_plain_file(tmp_path: Path) -> None:
@@ -97,6 +109,45 @@ def test_entries_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
             archive.NameToInfo[twin.filename] = twin
     with pytest.raises(Refused, match="claim more bytes"):
         check_archive(path)
+
+
+def test_an_archive_of_too_many_entries_is_not_read(tmp_path: Path) -> None:
+    """Its directory claims 2 GB, which are a hole in the file, and which zipfile would read at once."""
+    size, path = 2 * 10**9, tmp_path / "a.ckpt"
+    end = struct.pack("<4sQHHLLQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 10**8, 10**8, size, 0)
+    end += struct.pack("<4sLQL", b"PK\6\7", 0, size, 1)
+    end += struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 65535, 65535, 2**32 - 1, 2**32 - 1, 0)
+    with open(path, "wb") as file:
+        file.seek(size)
+        file.write(end)
+    with pytest.raises(Refused, match="100,000 entries"):
+        check_archive(path)
+
+
+@pytest.mark.parametrize("name", [*FILES, *FOLDERS, "events.out.tfevents.1"])
+def test_a_runs_folder_holds_files_and_folders_alone(tmp_path: Path, name: str) -> None:
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (other, run / "checkpoints", run / "evaluation"):
+        folder.mkdir(parents=True)
+    (other / "file").touch()
+    kinds = {
+        "a link": lambda path: path.symlink_to(other / "file"),
+        "a link to a folder": lambda path: path.symlink_to(other),
+        "a link to nothing": lambda path: path.symlink_to(other / "new"),
+        "a pipe": os.mkfifo,
+        "another": Path.touch if name in FOLDERS else Path.mkdir,
+    }
+    path = run / name
+    for make in kinds.values():
+        check_run_folder(run)
+        if path.is_dir():
+            path.rmdir()
+        make(path)
+        (tmp_path / "linked").unlink(missing_ok=True)
+        (tmp_path / "linked").symlink_to(run)
+        with pytest.raises(UserError, match=f"{name} is a link or no (plain file|folder)"):
+            check_run_folder(tmp_path / "linked")
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def test_texts_are_made_safe_to_print() -> None:

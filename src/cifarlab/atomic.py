@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+# a file of a run's folder before it is whole
+WRITTEN = (
+    r"\.(record\.json|config\.yaml|metrics\.csv|curves\.png|weights\.safetensors|model\.(pt2|onnx)"
+    r"|(last|best)\.ckpt)\.\d+"
+)
 
 
 @contextmanager
@@ -29,11 +36,11 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_torn(*folders: Path) -> None:
-    """Remove what killed processes had begun to write in folders where no other is at work."""
+    """Remove what killed processes had begun to write in runs' folders where no other is at work."""
     for folder in folders:
         for path in folder.glob(".*"):
-            if re.fullmatch(r"\..+\.\d+", path.name):
-                path.unlink()
+            if re.fullmatch(WRITTEN, path.name) and stat.S_ISREG(path.lstat().st_mode):
+                path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -36,7 +36,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from cifarlab import config as configs
 from cifarlab import signals
 from cifarlab.config import WrongKey
-from cifarlab.errors import UserError
+from cifarlab.errors import RunFailed, UserError
 from cifarlab.mistakes import (
     as_typed,
     checked,
@@ -45,6 +45,7 @@ from cifarlab.mistakes import (
     first,
     mistake_in,
     origin,
+    refusal,
     refuse,
     related,
     said,
@@ -88,15 +89,15 @@ OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, re
 def plain_errors(sweeps: bool = False) -> Iterator[None]:
     """Run a Hydra application; turn what a user can cause into one sentence on stderr and an exit code.
 
-    `sweeps` says whether the command knows what to do with `-m`.
+    The command listens for signals already. `sweeps` says whether it knows what to do with `-m`.
     """
-    signals.listen()
     logging.raiseExceptions = False  # a log that cannot be written, as behind a closed terminal, ends no run
     traces = os.environ.get("HYDRA_FULL_ERROR")
     Door.traces = traces == "1"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra hands its errors on to us instead of printing them
     door = Door(sys.argv[0], sweeps)
     try:
+        signals.heed()
         sys.argv[1:] = door.read(sys.argv[1:])
         answer = door.answer()
         if answer is not None or not sweeps:
@@ -105,14 +106,16 @@ def plain_errors(sweeps: bool = False) -> Iterator[None]:
             print(answer)
             sys.exit(0)
         yield
-    except (Exception, Refused, signals.Stop) as error:
+    except (Exception, PastHydra, signals.Stop) as error:
         # what a signal interrupted may have made another error of it
         if stop := error if isinstance(error, signals.Stop) else signals.heard:
             CheckConfig.remove_unstarted()
             with suppress(OSError):
-                print(f"{stop.reason[0].upper()}{stop.reason[1:]}.", file=sys.stderr)
+                if not stop.told:
+                    print(f"{stop.reason}.", file=sys.stderr)
             raise stop from None
-        mistake = error.__cause__ if isinstance(error, Refused) else error
+        mistake = error.__cause__ if isinstance(error, PastHydra) else error
+        mistake = mistake and (CheckConfig.refused_write(mistake) or mistake)
         sentence = mistake and (said(mistake) or explain(mistake, door.conf, door.flags.overrides))
         if sentence is None:
             raise
@@ -121,7 +124,7 @@ def plain_errors(sweeps: bool = False) -> Iterator[None]:
         print(harmless(str(sentence)), file=sys.stderr)
         sys.exit(getattr(mistake, "exit_code", UserError.exit_code))
     finally:
-        signals.settle()
+        signals.too_late()
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
@@ -268,7 +271,7 @@ def settle(config: DictConfig, hydra: Any) -> Settled:
     return Settled(plain, overrides, choices)
 
 
-class Refused(BaseException):
+class PastHydra(BaseException):
     """Carries a mistake, its cause, out of a callback, where Hydra only warns of an ordinary exception."""
 
 
@@ -280,7 +283,7 @@ class SayMistake(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         if job_return.status is JobStatus.FAILED and said(job_return._return_value):
-            raise Refused from job_return._return_value
+            raise PastHydra from job_return._return_value
 
 
 class CheckConfig(SayMistake):
@@ -288,16 +291,20 @@ class CheckConfig(SayMistake):
 
     settled: Settled | None = None  # of the single run that is about to start
     claim: Claim | None = None  # of the folder of the run at work
-    made: Path | None = None  # that folder if it is this run's own, to be removed with it
+    folder: Path | None = None  # that folder
+    made: Path | None = None  # the same if it is this run's own, to be removed with it
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        CheckConfig.folder = CheckConfig.made = None
         try:
             settled, folder = settle(config, config.hydra), Path(config.hydra.run.dir)
-            CheckConfig.made = None if folder.exists() else folder
-            CheckConfig.claim = resume.take(folder, config.get("resume"))
-            CheckConfig.settled = settled
+            with signals.held():
+                new = not folder.exists()
+                CheckConfig.claim = resume.take(folder, config.get("resume"))
+                CheckConfig.settled, CheckConfig.folder = settled, folder
+                CheckConfig.made = folder if new else None
         except (*MISTAKES, OSError) as error:
-            raise Refused from error
+            raise PastHydra from error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep whose own options or first job are wrong, but for a value that the sweep changes."""
@@ -310,9 +317,9 @@ class CheckConfig(SayMistake):
             settle(job, job.hydra)
         except WrongKey as error:
             if not any(related(key, override.key_or_group) for key in error.keys for override in swept):
-                raise Refused from error
+                raise PastHydra from error
         except MISTAKES as error:
-            raise Refused from error
+            raise PastHydra from error
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         claim, CheckConfig.claim = CheckConfig.claim, None
@@ -347,6 +354,15 @@ class CheckConfig(SayMistake):
         super().on_job_end(config, job_return)
 
     @classmethod
+    def refused_write(cls, error: BaseException) -> RunFailed | None:
+        """That the system did not let this run write its folder, whose record there is not yet."""
+        folder, why = cls.folder, refusal(error, cls.folder)
+        if folder is None or why is None or f": {shown(folder)}/" not in f"{why}/":
+            return None
+        cls.remove_unstarted()
+        return RunFailed(f"{why}; once that is mended, give the same command again.")
+
+    @classmethod
     def remove_unstarted(cls, epochs: int | None = None) -> None:
         """Remove the folder that this run has made, unless there is a record of more epochs in it."""
         folder = cls.made
@@ -379,6 +395,7 @@ def job(config: DictConfig) -> tuple[dict[str, Any], Path, list[str], dict[str, 
     settled, CheckConfig.settled = CheckConfig.settled, None
     if settled is None:  # a job of a sweep
         signals.listen()  # anew, for those of other launchers share this process
+        signals.heed()
         settled = settle(config, hydra)
         CheckConfig.claim = resume.take(folder, None)
     return settled.plain, folder, settled.overrides, settled.choices

@@ -16,7 +16,16 @@ from typing import Annotated, Any, Literal
 
 from cifarlab import types as bounds
 from cifarlab.errors import UserError
-from cifarlab.signatures import Parameter, conforms, describe, is_class, kinds, literals, signature
+from cifarlab.signatures import (
+    Parameter,
+    conforms,
+    describe,
+    is_class,
+    kinds,
+    literals,
+    methods,
+    signature,
+)
 from cifarlab.types import Count, Seed
 
 # the only places a `_target_` may name: a configuration from a stranger can call nothing else
@@ -28,6 +37,8 @@ TARGETS = {
     "scheduler": "cifarlab.optim.schedules",
     "logger": "cifarlab.runs.loggers",
 }
+# what the classes among them are derived from; the other groups name functions
+BASES = {"data": "ImageData", "model": "Classifier", "reg": "Regularizer"}
 ROOT: dict[str, Any] = {
     "seed": Seed,
     "test": bool,
@@ -205,7 +216,7 @@ def check_length(scheduler: Mapping[str, Any], trainer: Mapping[str, Any]) -> No
     """A schedule that ends with the run needs to know when that is."""
     name = scheduler["_target_"].rpartition(".")[2]
     by_steps = scheduler.get("interval", "step") == "step" and trainer.get("max_steps", -1) != -1
-    if name in ("cosine", "one_cycle") and trainer.get("max_epochs") == -1 and not by_steps:
+    if name in ("cosine", "linear", "one_cycle") and trainer.get("max_epochs") == -1 and not by_steps:
         raise WrongKey(
             f"scheduler={name} needs to know the length of the run: set trainer.max_epochs to 1 or more "
             "(trainer.max_steps does if scheduler.interval=step).",
@@ -322,8 +333,11 @@ def check_target(group: str, key: str, node: Any) -> None:
             f"{key}._target_={show(target)}: expected a name in {home}; {option}.", f"{key}._target_"
         )
     parameters = signature(target)
-    if parameters is None or is_class(target) != (group in ("data", "model", "reg")):
+    if parameters is None or is_class(target) != (group in BASES):
         raise WrongKey(f"{key}._target_={target}: there is no such class or function.", f"{key}._target_")
+    if group in BASES and (BASES[group] not in kinds(target) or any(methods(target).values())):
+        whole = f"a class derived from {BASES[group]}, with all its methods"
+        raise WrongKey(f"{key}._target_={target}: expected {whole}; {option}.", f"{key}._target_")
     given = {name: value for name, value in node.items() if name != "_target_"}
     for name, value in given.items():
         if holds_target(value):  # Hydra would call that first, whatever it names

@@ -32,6 +32,14 @@ REFUSALS = (
     errno.EPERM,
     errno.EIO,
     errno.ENAMETOOLONG,
+    errno.EEXIST,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ELOOP,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
 )
 
 

@@ -1,12 +1,18 @@
-"""Ctrl-C, SIGTERM and a closed terminal: the first ends a command in good order, a second at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: the first ends a command in good order, a second at once.
+
+Light to import: a command listens in its first line, before the seconds that all else takes.
+"""
 
 from __future__ import annotations
 
 import atexit
 import os
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+TOGETHER = 1.0  # seconds within which signals of several senders are one wish
 
 
 class Stop(SystemExit):
@@ -16,26 +22,51 @@ class Stop(SystemExit):
     taken for the failure of whatever was at work.
     """
 
+    code: int
+
     def __init__(self, number: int) -> None:
         super().__init__(130 if number == signal.SIGINT else 143)
+        self.number, self.came = number, time.monotonic()
         names = {signal.SIGINT: "Ctrl-C", signal.SIGHUP: "the end of its terminal"}
-        self.reason = f"stopped by {names.get(signal.Signals(number), 'SIGTERM')}"
+        self.reason = f"Stopped by {names.get(signal.Signals(number), 'SIGTERM')}"
+        self.told = False  # whether the user has read the reason
+
+    def is_pressed(self, number: int) -> bool:
+        """Whether that signal, behind the first, wishes the end at once.
+
+        Ctrl-C typed twice does. At logout systemd sends SIGTERM and SIGHUP together, and a job gets SIGTERM
+        both with all of its group and from its sweep.
+        """
+        if number == self.number == signal.SIGINT:
+            return True
+        return number != signal.SIGHUP and time.monotonic() - self.came > TOGETHER
 
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 first: Stop | None = None  # the signal that came first
 heard: Stop | None = None  # the same, unless it came too late
 holding = False  # whether it is kept for later
-settled = False  # whether it comes too late
+late = False  # whether it comes too late
 
 
 def listen() -> None:
-    """Let signals stop this command from now on; what is ignored, as under nohup, stays so."""
-    global first, heard, holding, settled
-    first, heard, holding, settled = None, None, False, False
+    """Keep signals from now on, until `heed`; what is ignored, as under nohup, stays so."""
+    global first, heard, holding, late
+    first, heard, holding, late = None, None, True, False
     take_back()
     # behind Python's own last steps, which undo our handlers: the exit code is settled
     atexit.register(ignore)
+
+
+def heed() -> None:
+    """Let signals stop this command from now on.
+
+    Raises:
+        Stop: one has come since it listens.
+    """
+    global holding
+    holding = False
+    check()
 
 
 def take_back() -> None:
@@ -53,9 +84,11 @@ def ignore() -> None:
 def hear(number: int, frame: object) -> None:
     global first, heard
     if first is not None:
-        os._exit(int(str(first.code)))
+        if first.is_pressed(number):
+            os._exit(first.code)
+        return
     first = Stop(number)
-    if not settled:
+    if not late:
         heard = first
         check()
 
@@ -70,10 +103,10 @@ def check() -> None:
         raise heard
 
 
-def settle() -> None:
-    """From now on a first signal comes too late to change how the command ends."""
-    global settled
-    settled = True
+def too_late() -> None:
+    """From now on a first signal no longer changes how the command ends."""
+    global late
+    late = True
 
 
 @contextmanager

@@ -112,17 +112,39 @@ def kinds(target: str) -> frozenset[str]:
     definition = source and find(source, name)
     if not isinstance(definition, ast.ClassDef):
         return frozenset()
-    names = {base.id for base in definition.bases if isinstance(base, ast.Name)}
-    return frozenset(names).union(*(kinds(f"{origin_of(module, base)}.{base}") for base in names))
+    names = bases(module, definition)
+    return frozenset(base.rpartition(".")[2] for base in names).union(*map(kinds, names))
+
+
+@cache
+def methods(target: str) -> dict[str, bool]:
+    """The methods of the class of that dotted name, each with whether it is abstract."""
+    module, _, name = target.rpartition(".")
+    source = parse(module)
+    definition = source and find(source, name)
+    if not isinstance(definition, ast.ClassDef):
+        return {}
+    result: dict[str, bool] = {}
+    for base in reversed(bases(module, definition)):  # the first has the say
+        result |= methods(base)
+    for node in definition.body:
+        if isinstance(node, ast.FunctionDef):
+            result[node.name] = any("abstractmethod" in ast.unparse(mark) for mark in node.decorator_list)
+    return result
 
 
 def base_signature(module: str, definition: ast.ClassDef) -> dict[str, Parameter]:
     """What the base classes that are this project's own take."""
     result: dict[str, Parameter] = {}
-    for base in definition.bases:
-        if isinstance(base, ast.Name):
-            result |= signature(f"{origin_of(module, base.id)}.{base.id}") or {}
+    for base in bases(module, definition):
+        result |= signature(base) or {}
     return result
+
+
+def bases(module: str, definition: ast.ClassDef) -> list[str]:
+    """The dotted names of a class's bases, with the modules that they come from."""
+    written = [ast.unparse(base) for base in definition.bases]
+    return [f"{origin_of(module, name.partition('.')[0])}.{name}" for name in written]
 
 
 def arguments_of(module: str, function: ast.FunctionDef) -> dict[str, Parameter]:

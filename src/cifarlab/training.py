@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,7 @@ def going_on_from(checkpoint: Path | None, recorder: RunRecord) -> Iterator[None
     """
     try:
         yield
-    except (UserError, RunFailed, MisconfigurationException):
+    except (UserError, RunFailed, MisconfigurationException, OSError, MemoryError):
         raise
     except Exception as error:
         if checkpoint is None or recorder.began:
@@ -186,14 +187,15 @@ def recorded(record: dict[str, Any], trainer: pl.Trainer, folder: Path) -> Itera
             yield
             signals.check()
         finally:
-            signals.settle()  # what the record says next is how it ended
+            signals.too_late()  # what the record says next is how it ended
         close("done")
     except BaseException as error:
         status, end, text = ending(error, folder)
         with suppress(OSError):  # of which the end speaks already
             close(status, text)
-        if status == "interrupted" and trainer.is_global_zero:
-            log.info(f"{text.capitalize()}; to go on: python train.py 'resume={shown(folder)}'")
+        if isinstance(end, signals.Stop) and trainer.is_global_zero:
+            end.told = True
+            log.info(f"{text}; to go on: python train.py 'resume={shown(folder)}'")
             if trainer.strategy.launcher is not None:  # its other processes
                 trainer.strategy.launcher.kill(signal.SIGKILL)
         raise end from (None if end is error else error)
@@ -247,6 +249,9 @@ def make_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer with the checkpoints, the record and the logger of a run."""
     options = hardware.settle(config["trainer"])
+    # which Lightning would say as well, and then fail to take down what it had not set up
+    if str(options.get("profiler")).lower() == "xla" and find_spec("torch_xla") is None:
+        raise UserError("trainer.profiler=xla needs torch_xla, which is not installed.")
     checkpoints = folder / "checkpoints"
     callbacks: list[Callback] = [EpochSeed(config["seed"]), recorder]
     if regularization.averaging:
@@ -275,8 +280,9 @@ def make_trainer(
     io = AtomicCheckpointIO()
     try:
         return pl.Trainer(**options, default_root_dir=folder, callbacks=callbacks, logger=logger, plugins=io)
-    except (MisconfigurationException, ValueError, TypeError) as error:  # what it says of its own arguments
-        raise UserError(f"trainer: {error}") from error
+    # what it says of its own arguments, and of what they need
+    except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
+        raise UserError(f"trainer: {str(error).rstrip('.')}.") from error
 
 
 def score_test_images(

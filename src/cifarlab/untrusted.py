@@ -5,7 +5,9 @@ Nothing here imports torch: what a file may cost is settled before anything open
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import stat
 import zipfile
@@ -14,15 +16,24 @@ from typing import Any
 
 import yaml
 
+from cifarlab.errors import UserError
+
 LARGEST_TEXT = 4_000_000  # bytes; a record has 2,000, and metrics.csv 100 for an epoch
 LARGEST_YAML = 200_000  # bytes; a configuration has 3,000, and each costs a thousand times its size
 LONGEST = 3_000  # characters of a value in YAML, which may be a number: all digits of that can be printed
 LARGEST_ARCHIVE = 8_000_000_000  # bytes of a checkpoint or an exported network
 # each entry costs a little memory and time; a network of 1,000 layers has 10,000
 MOST_ENTRIES = 100_000
+ENTRY = 300  # bytes of one in the archive's directory; torch's have 70
 DEEPEST = 20  # levels of a YAML file; a configuration has four
 # control characters, which a terminal would obey, those that turn the direction of text, and halves of one
 HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
+# what a run writes into its folder, a folder before what lies in it
+FOLDERS = ("checkpoints", "evaluation", *(f"evaluation/{split}" for split in ("test", "val", "train")))
+FILES = (
+    *("train.log", "record.json", "config.yaml", "metrics.csv", "curves.png"),
+    *("weights.safetensors", "model.pt2", "model.onnx", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
+)
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where PyYAML was built with it
 
 
@@ -58,6 +69,31 @@ def check_plain(path: Path, largest: int) -> None:
         raise Refused("it is no plain file")
     if status.st_size > largest:
         raise Refused(f"it has more than {largest:,} bytes")
+
+
+def check_run_folder(folder: Path) -> None:
+    """Refuse other things in a run's folder where a run has its files and folders.
+
+    Behind a link lies what is not the run's to write, append to or clear, and a pipe may wait for ever. The
+    folder itself may be reached through links.
+
+    Raises:
+        OSError: the folder may not be read.
+        UserError: naming the first such thing.
+    """
+    events = [path.name for path in folder.glob("events*")]
+    for kind, is_kind, names in (
+        ("folder", stat.S_ISDIR, FOLDERS),
+        ("plain file", stat.S_ISREG, (*FILES, *events)),
+    ):
+        for path in map(folder.joinpath, names):
+            if os.path.lexists(path) and not is_kind(path.lstat().st_mode):
+                raise UserError(f"{clean(str(path))} is a link or no {kind}; a run's folder holds neither.")
+
+
+def memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def read_yaml(path: Path) -> Any:
@@ -124,6 +160,15 @@ def no_formula(value: Any) -> Any:
     return f"'{value}" if isinstance(value, str) and value.startswith(tuple("=+-@\t\r")) else value
 
 
+class Bounded(io.FileIO):
+    """An archive that zipfile may ask for its directory, which it reads at once, but for none too large."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is not None and size > MOST_ENTRIES * ENTRY:
+            raise Refused(f"it has more than {MOST_ENTRIES:,} entries")
+        return super().read(size)
+
+
 def check_archive(path: Path) -> None:
     """Refuse a zip file, as torch writes them, that would unpack to more than it holds.
 
@@ -132,9 +177,9 @@ def check_archive(path: Path) -> None:
         Refused: it is no such archive, or its entries are compressed (torch stores them plain), overlap, lie
             outside it or are too many.
     """
-    check_plain(path, LARGEST_ARCHIVE)
+    check_plain(path, min(LARGEST_ARCHIVE, memory()))
     try:
-        with zipfile.ZipFile(path) as archive:
+        with Bounded(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise Refused(f"it is no archive of torch's ({type(error).__name__})") from None

@@ -5,7 +5,6 @@ bits once there is room.
 """
 
 import builtins
-import csv
 import errno
 import io
 import os
@@ -21,6 +20,7 @@ from typing import Any
 import pytest
 import torch
 from commands import QUICK
+from folders import ends
 from PIL import Image
 from processes import CHECKOUT, finish
 
@@ -122,15 +122,6 @@ def wishes(place: Path, script: str, folder: Path, *arguments: str) -> int:
     return int(tally.read_text())
 
 
-def ends(folder: Path) -> tuple[bytes, list[dict[str, str]], dict[str, Any]]:
-    """The last weights, the history and the figures, less the seconds that they took."""
-    with open(folder / "metrics.csv") as file:
-        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-    record = records.read(folder)
-    kept = {key: record[key] for key in ("status", "error", "epochs", "steps", "val", "best_val", "test")}
-    return (folder / "weights.safetensors").read_bytes(), rows, kept
-
-
 def said(place: Path) -> str:
     """What the last command printed, which is then forgotten."""
     output = place / "output.txt"
@@ -145,10 +136,14 @@ def check_failed(whole: Whole, folder: Path, code: int, reason: str) -> bool:
     assert code in (1, 2), text
     assert "Traceback" not in text
     assert len([line for line in text.splitlines() if reason in line]) == 1, text
-    if code == 2:  # it had not begun
+    last = text.splitlines()[-1]
+    if code == 2:  # its folder could not be made
+        assert last == f"{reason}: {folder.relative_to(whole.place)}."
+    if not (folder / "record.json").exists():  # it had not begun
+        assert code == 2 or last.endswith("; once that is mended, give the same command again.")
         assert not folder.exists() or not list(folder.iterdir())
         return False
-    last = text.splitlines()[-1]
+    assert code == 1
     assert last.startswith(f"{reason}: ")
     assert last.endswith(f"go on with: python train.py 'resume={folder.relative_to(whole.place)}'")
     assert not list(folder.rglob(".*"))
@@ -188,6 +183,15 @@ def test_a_run_whose_writes_fail(
             check_resumed(whole, folder)
         shutil.rmtree(folder, ignore_errors=True)
     survived("failing writes, in a run", count)
+
+
+def test_a_disk_that_is_full_at_a_runs_first_file(whole: Whole) -> None:
+    folder = whole.place / "logs/first"
+    disk = Disk(whole.place / "logs", 4, errno.ENOSPC)  # behind Hydra's wishes
+    assert finish(whole.place, *RUN, "hydra.run.dir=logs/first", before=disk) == 1
+    reason = f"{os.strerror(errno.ENOSPC)}: logs/first/config.yaml"
+    assert said(whole.place).endswith(f"\n{reason}; once that is mended, give the same command again.\n")
+    assert not folder.exists()
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from synthetic import write_run
 
 from cifarlab.report.command import main as report
 from cifarlab.sweeps.folders import Finder, sweep_folder
-from cifarlab.untrusted import HARMFUL
+from cifarlab.untrusted import FILES, FOLDERS, HARMFUL
 
 ROOM = 2**30  # bytes by which a command's address space may grow
 CONF = Path(__file__).parents[2] / "conf"
@@ -140,13 +140,26 @@ def pipe(name: str) -> Callable[[Path, str], None]:
 WEIGHTS = ("weights.safetensors", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
 
 
+def placed(name: str, make: Callable[[Path, str], object]) -> Callable[[Path, str], None]:
+    """Something else in the place of a file or folder of the run."""
+
+    def change(run: Path, marker: str) -> None:
+        path = run / name
+        path.parent.mkdir(exist_ok=True)
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        make(path, marker)
+
+    return change
+
+
 def weights(make: Callable[[Path, str], None]) -> Callable[[Path, str], None]:
     """The same file as every checkpoint; no weights.safetensors, so that it counts."""
 
     def change(run: Path, marker: str) -> None:
         make(run / WEIGHTS[1], marker)
-        shutil.copyfile(run / WEIGHTS[1], run / WEIGHTS[2])
-        (run / WEIGHTS[0]).unlink()
+        for name in (WEIGHTS[0], WEIGHTS[2]):
+            (run / name).unlink()
+        os.link(run / WEIGHTS[1], run / WEIGHTS[2])  # a copy of a sparse file would take room
 
     return change
 
@@ -193,6 +206,25 @@ def archived(kind: str) -> Callable[[Path, str], None]:
     return weights(make)
 
 
+def tampered(change: Callable[[dict[str, Any]], object]) -> Callable[[Path, str], None]:
+    """A checkpoint of plain values, of which some are not what a run saves."""
+
+    def make(path: Path, marker: str) -> None:
+        whole = torch.load(path, weights_only=True)
+        change(whole)
+        torch.save(whole, path)
+
+    return weights(make)
+
+
+def laughs() -> list[Any]:
+    """A few lists that stand for 10**12 values."""
+    value: list[Any] = [0] * 10
+    for _ in range(11):
+        value = [value] * 10
+    return value
+
+
 def header(claim: dict[str, Any], length: int | None = None) -> bytes:
     """A safetensors file with that header, and hardly any data."""
     text = json.dumps(claim).encode()
@@ -210,6 +242,9 @@ CONFIGURATIONS = {
         "data", {"_target_": "cifarlab.data.scaling.ChannelScaling", "mean": RUNNING, "std": 1}
     ),
     "a target in a value": configured("model.width", RUNNING),
+    "no model but its base": configured("model", {"_target_": "cifarlab.models.classifier.Classifier"}),
+    "no regularizer": configured("reg", {"x": {"_target_": "cifarlab.regularizers.base.Penalty"}}),
+    "no data": configured("data", {"_target_": "cifarlab.data.module.Batches", "images": 9, "batch_size": 9}),
     "a target by path": configured("model._target_", "cifarlab.models./tmp/evil.X"),
     "a long target": configured("model._target_", "cifarlab.models." + "a" * 2_000),
     "Hydra's keys": configured("model._args_", [RUNNING]),
@@ -283,6 +318,42 @@ TENSORS = {
     ),
     "a type of its own": written(WEIGHTS[0], header({"a": {"dtype": "os.system", **PARTS}})),
     "large tensors": sparse(WEIGHTS[0], header({})),
+}
+ENTRIES = {
+    f"{kind} as {name}": placed(name, make)
+    for name in (*FILES, *FOLDERS, "events.out.tfevents.1")
+    for kind, make in {
+        "a link to a file": lambda path, marker: path.symlink_to(marker),
+        "a link to a folder": lambda path, marker: path.symlink_to("/etc"),
+        "a pipe": lambda path, marker: os.mkfifo(path),
+        "another": lambda path, marker: path.mkdir() if path.suffix else path.touch(),
+    }.items()
+}
+RESUMED = {
+    "small moments": tampered(lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=torch.ones(1))),
+    "no moments": tampered(lambda c: c["optimizer_states"][0]["state"][0].popitem()),
+    "moments of numbers": tampered(lambda c: c["optimizer_states"][0]["state"][0].update(exp_avg=1.0)),
+    "no step": tampered(lambda c: c["optimizer_states"][0]["state"][0].update(step="x")),
+    "a rate of text": tampered(lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr="x")),
+    "a schedule of text": tampered(lambda c: c.update(lr_schedulers=[{"last_epoch": "x"}])),
+    "loops of text": tampered(
+        lambda c: c["loops"]["fit_loop"]["epoch_progress"]["current"].update(ready="x")
+    ),
+    "no loops": tampered(lambda c: c.update(loops={})),
+    "a strange column": tampered(lambda c: c["callbacks"]["RunRecord"]["history"][0].update(x=1)),
+    "a history of text": tampered(lambda c: c["callbacks"]["RunRecord"].update(history="ab")),
+    "no seconds": tampered(lambda c: c["callbacks"]["RunRecord"]["history"][0].update(seconds=None)),
+    "no best": tampered(lambda c: c["callbacks"]["RunRecord"].update(best={})),
+    "a best of text": tampered(lambda c: c["callbacks"]["RunRecord"]["best"].update(epoch="x")),
+    "scores of text": tampered(
+        lambda c: [s.update(best_model_score="x") for k, s in c["callbacks"].items() if "Checkpoint" in k]
+    ),
+}
+SHARED = {  # with what evaluates it
+    "laughs": tampered(lambda c: c.update(more=laughs())),
+    "weights in a list": tampered(lambda c: c.update(state_dict=[1])),
+    "weights by number": tampered(lambda c: c.update(state_dict={1: torch.ones(1)})),
+    "weights of text": tampered(lambda c: c.update(state_dict={"x": "y"})),
 }
 COMMANDS = {
     "evaluate.py": ["run=RUN"],
@@ -397,8 +468,7 @@ def test_what_would_hurt_is_refused(
     script: str, origin: Path, tmp_path: Path, survived: Callable[[str, int], None],
     tries: Callable[[int, int], int],
 ) -> None:  # fmt: skip
-    things = CONFIGURATIONS | RECORDS | CHECKPOINTS
-    if script != "train.py":  # which needs no such file to go on
-        things = things | TENSORS
+    things = CONFIGURATIONS | RECORDS | CHECKPOINTS | ENTRIES | SHARED
+    things |= RESUMED if script == "train.py" else TENSORS  # which is no file to go on from
     count = refused(script, some(things, tries(4, len(things))), origin, tmp_path)
     survived("hostile inputs refused", count)

@@ -77,6 +77,33 @@ def test_a_stopped_run_ends_with_the_same_bits(
     survived("stops in the middle of an epoch, each resumed to the same bits", 2)
 
 
+def test_a_run_that_stops_early_is_stopped_before_and_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its count of epochs without improvement goes on, and once it has ended no epoch is trained."""
+    typed = [*QUICK, "reg=early_stopping", "reg.early_stopping.patience=1", "optimizer.lr=1e-30"]
+    typed.append("trainer.max_epochs=9")
+    assert run(tmp_path / "whole", typed)["epochs"] == 2
+    again = [*typed, f"resume={tmp_path}/stopped"]
+
+    def crash(self: Classifier) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        start = Classifier.on_train_epoch_start
+        patch.setattr(
+            Classifier, "on_train_epoch_start", lambda self: (crash if self.current_epoch else start)(self)
+        )
+        with pytest.raises(Crash):
+            run(tmp_path / "stopped", typed)
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "on_test_start", crash)
+        with pytest.raises(Crash):
+            run(tmp_path / "stopped", again)
+    run(tmp_path / "stopped", again)
+    check_same(tmp_path / "stopped", tmp_path / "whole")
+
+
 def test_a_different_seed_differs_in_all_that_is_random(tmp_path: Path) -> None:
     """Order, first weights, dropout and augmentation each; equal seeds are equal in each."""
     seen: dict[tuple[str, int, int], Any] = {}

@@ -4,7 +4,6 @@ Each ends the command within ten seconds with the exit code that says so; a run 
 `interrupted`, and goes on to the same bits. One that had not begun leaves no folder.
 """
 
-import csv
 import os
 import random
 import shutil
@@ -21,9 +20,11 @@ from pathlib import Path
 import pytest
 import torch
 from commands import QUICK
+from folders import ends
 from processes import CHECKOUT, finish, start
 
 from cifarlab.runs import record as records
+from cifarlab.signals import TOGETHER
 from cifarlab.sweeps.folders import is_claimed
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 143}
@@ -49,15 +50,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(tmp_path_factory.mktemp("signals"))
 
 
-def ends(folder: Path) -> tuple[bytes, list, dict]:
-    """The last weights, the history and the figures, less the seconds that they took."""
-    with open(folder / "metrics.csv") as file:
-        rows = [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-    record = records.read(folder)
-    kept = {key: record[key] for key in ("status", "error", "epochs", "steps", "val", "best_val", "test")}
-    return (folder / "weights.safetensors").read_bytes(), rows, kept
-
-
 def send(process: BaseProcess, number: int) -> None:
     assert process.pid is not None
     with suppress(ProcessLookupError):  # it has ended
@@ -72,6 +64,7 @@ def exit_code(code: int) -> int:
 def check_stopped(folder: Path, text: str, second: bool = False) -> bool:
     """What a run leaves that was stopped; whether there is anything to go on with."""
     assert "Traceback" not in text
+    assert text.count("Stopped by ") == 1 or second, text
     if not (folder / "record.json").exists():
         assert second or not folder.exists()
         assert not list(folder.rglob("*.ckpt"))
@@ -83,7 +76,7 @@ def check_stopped(folder: Path, text: str, second: bool = False) -> bool:
         assert record["status"] == "interrupted"
         assert record["epochs"] == saved
         assert not [path for path in folder.rglob(".*")]
-    assert record["epochs"] <= saved
+    assert (record["best_val"]["epoch"] or 0) <= record["epochs"] <= saved
     return True
 
 
@@ -127,8 +120,9 @@ def test_a_second_signal_at_once(
         process = start(whole.place, *RUN, f"hydra.run.dir={folder}", output=output)
         time.sleep(moment)
         send(process, number)
-        time.sleep(chance.random() ** 4)  # more often a short time than a long one
-        send(process, number)
+        # more often a short time than a long one
+        time.sleep(chance.random() ** 4 + (0 if number == signal.SIGINT else TOGETHER))
+        send(process, signal.SIGTERM if number == signal.SIGHUP else number)
         process.join(2)
         text = output.read_text() if output.exists() else ""
         assert process.exitcode is not None, f"at work 2 s after a second {number!r}"
@@ -143,23 +137,77 @@ def test_a_second_signal_at_once(
     survived("signals, two behind each other", count)
 
 
+def test_signals_that_come_together(
+    whole: Whole, tries: Callable[[int, int], int], survived: Callable[[str, int], None]
+) -> None:
+    """SIGTERM and SIGHUP are one wish at logout, and so are two SIGTERMs, of a group and of its sweep."""
+    pairs = [(signal.SIGTERM, signal.SIGHUP), (signal.SIGHUP, signal.SIGTERM), (signal.SIGTERM,) * 2]
+    count, chance = tries(1, 30), random.Random(4)
+    for k in range(count):
+        folder, output = whole.place / f"pair{k}", whole.place / f"pair{k}.txt"
+        process = start(whole.place, *RUN, f"hydra.run.dir={folder}", output=output)
+        while process.is_alive() and not (folder / "record.json").exists():
+            time.sleep(0.01)
+        time.sleep(chance.random() * whole.seconds / 4)
+        for number in pairs[k % 3]:
+            send(process, number)
+            time.sleep(chance.random() / 10)
+        process.join(PATIENCE)
+        if process.exitcode == 0:
+            assert ends(folder) == whole.ends
+        else:
+            assert process.exitcode == 143
+            assert check_stopped(folder, output.read_text())
+        shutil.rmtree(folder, ignore_errors=True)
+    survived("signals, two together", count)
+
+
+DOORS = {
+    "train.py": RUN,
+    "evaluate.py": ["run=whole", "out=evaluated"],
+    "predict.py": ["run=whole", "images=images"],
+    "explore.py": ["data=digits", "out=explored"],
+    "report.py": ["whole"],
+}
+
+
 def test_a_signal_while_all_is_imported(
     whole: Whole, tries: Callable[[int, int], int], survived: Callable[[str, int], None]
 ) -> None:
-    """As a process of its own, which imports torch and Lightning."""
-    count = tries(1, 40)
-    for moment, number in moments(count, 4, seed=3):
-        folder = whole.place / "imported"
-        line = [sys.executable, CHECKOUT / "train.py", *RUN, f"hydra.run.dir={folder}"]
-        process = subprocess.Popen(line, cwd=whole.place, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
-        time.sleep(moment)
-        process.send_signal(number)
-        _, said = process.communicate(timeout=PATIENCE)
-        assert exit_code(process.returncode) == CODES[number], said
-        if process.returncode > 0:  # below, Python itself had not come to our first line
-            check_stopped(folder, said.decode())
-        shutil.rmtree(folder, ignore_errors=True)
-    survived("signals, one at a time", count)
+    """As processes of their own, each of which imports torch or matplotlib, from their first line on."""
+    count, chance = tries(1, 20), random.Random(3)
+    for k in range(count):
+        processes = [
+            subprocess.Popen(
+                [sys.executable, CHECKOUT / door, *typed],
+                cwd=whole.place,
+                stderr=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for door, typed in DOORS.items()
+        ]
+        number = list(CODES)[k % 3]
+        for process in processes:
+            wait_for_its_first_line(process.pid)
+            time.sleep(chance.uniform(0, 0.3) if k else 0)
+            process.send_signal(number)
+        for process in processes:
+            said = "".join(process.communicate(timeout=PATIENCE))
+            assert process.returncode == CODES[number], said
+            assert "Traceback" not in said
+            assert said.count("Stopped by ") == 1
+        assert not (whole.place / "logs").exists()
+    survived("signals, while all is imported", count * len(DOORS))
+
+
+def wait_for_its_first_line(process: int) -> None:
+    """Until it handles SIGTERM, which Python itself does not."""
+    caught = 0
+    while not caught >> signal.SIGTERM - 1 & 1:
+        time.sleep(0.001)
+        status = Path(f"/proc/{process}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
 
 
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
@@ -174,12 +222,13 @@ def test_a_signal_to_a_sweep(
     """Ctrl-C as a terminal sends it, to the whole group, and SIGTERM as `kill` does, to the sweep alone."""
     if launcher == "submitit_local":
         pytest.importorskip("submitit")
-    if not request.config.getoption("--chaos"):  # tests/sweeps stops one that takes less time
+    chaos = request.config.getoption("--chaos")
+    if not chaos and (launcher != "basic" or alone):
         pytest.skip("tried by make chaos")
     number = signal.SIGTERM if alone else signal.SIGINT
     typed = ["-m", *QUICK, "seed=0,1", f"hydra/launcher={launcher}"]
     typed += ["hydra.launcher.n_jobs=2"] if launcher != "basic" else []
-    count, chance = 3, random.Random(launcher)
+    count, chance = 3 if chaos else 1, random.Random(launcher)
     for k in range(count):
         place = whole.place / "sweep"
         shutil.copytree(CHECKOUT / "conf", place / "conf")

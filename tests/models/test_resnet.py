@@ -149,7 +149,7 @@ def test_penalised_kernels_are_all_but_the_last_layer() -> None:
 
 
 def test_activation_is_used_everywhere() -> None:
-    net = ResNet([4, 8], [1, 1], activation="silu", num_classes=10).net
+    net = ResNet([8, 16], [1, 1], activation="silu", num_classes=10).net
     assert sum(isinstance(m, nn.SiLU) for m in net.modules()) == 1 + 2 * 2
     assert not any(isinstance(m, nn.ReLU) for m in net.modules())
 
@@ -160,3 +160,10 @@ def test_refuses_lists_that_do_not_match() -> None:
     with pytest.raises(UserError, match=r"model\.widths=\[32, 16\] falls"):
         ResNet([32, 16], [1, 1], "identity", num_classes=10)
     assert size(ResNet([32, 16], [1, 1], "projection", num_classes=10).net.linear) == 170
+
+
+def test_projections_of_few_channels_are_refused() -> None:
+    with pytest.raises(UserError, match="expected 8 or more in front of a projection shortcut"):
+        ResNet([4, 8], [1, 1], num_classes=2)
+    ResNet([8, 4], [1, 1], num_classes=2)
+    ResNet([4, 8], [1, 1], shortcut="identity", num_classes=2)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from cifarlab.optim.muon import Muon, orthogonalized
+from cifarlab.errors import UserError
+from cifarlab.optim.muon import orthogonalized
 from cifarlab.optim.optimizers import adam, muon
 
 
@@ -76,7 +77,6 @@ def test_vectors_and_the_last_matrix_get_adam() -> None:
     assert same == [False, True, False, True, True, True]
 
 
-def test_a_network_of_one_layer_has_no_kernel_for_it() -> None:
-    optimizer = muon(params=[nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2))])
-    assert isinstance(optimizer, Muon)
-    assert [len(group["params"]) for group in optimizer.param_groups] == [2]
+def test_a_network_without_a_hidden_layer_is_refused() -> None:
+    with pytest.raises(UserError, match="optimizer=muon finds no hidden layer"):
+        muon(params=[nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2))])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from cifarlab.errors import UserError
-from cifarlab.optim.optimizers import adam, adamw, rmsprop, sgd
+from cifarlab.optim.optimizers import adam, adamw, muon, rmsprop, sgd
 
 
 def run(make: Callable[..., Optimizer], start: float, gradients: list[float], **keys: object) -> list[float]:
@@ -155,6 +157,62 @@ def test_float16_gradients_are_unscaled() -> None:
     scaler.scale(weight.sum() * 2).backward()
     scaler.step(optimizer)
     assert weight.item() == pytest.approx(0.8)
+
+
+MAKERS = {
+    "sgd": partial(sgd, momentum=0.9),
+    "adam": adam,
+    "adamw": adamw,
+    "rmsprop": partial(rmsprop, momentum=0.9),
+    "muon": muon,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_moments_that_are_not_its_own_are_refused(name: str) -> None:
+    """A fused step would write behind moments that are smaller than their parameter."""
+
+    def made() -> tuple[nn.Module, Optimizer]:
+        model = network()
+        return model, MAKERS[name](params=model.parameters())
+
+    model, optimizer = made()
+    train(model, optimizer, range(2))
+    whole = optimizer.state_dict()
+    tampered: list[tuple[str, Any]] = []
+    for key, value in whole["state"][0].items():
+        large = isinstance(value, torch.Tensor) and value.ndim
+        strange = [torch.ones(1), [1.0], "x"] if large else [-1, float("nan"), torch.ones(9), "x"]
+        tampered += [(key, other) for other in strange]
+    for key, value in tampered:
+        state = copy.deepcopy(whole)
+        state["state"][0][key] = value
+        with pytest.raises((ValueError, TypeError)):
+            made()[1].load_state_dict(state)
+    for change in (
+        lambda state: state["state"][0].popitem(),
+        lambda state: state["state"][0].update(other=torch.ones(1)),
+        lambda state: state["param_groups"][0].update(lr="fast"),
+        lambda state: state["param_groups"][0].update(lr=float("nan")),
+        lambda state: state["param_groups"][0].pop("lr"),
+    ):
+        state = copy.deepcopy(whole)
+        change(state)
+        if state["state"][0]:  # of SGD's one moment none is left: as before the first step
+            with pytest.raises((ValueError, KeyError)):
+                made()[1].load_state_dict(state)
+
+
+def test_a_checkpoint_changes_no_key_of_the_optimizer() -> None:
+    model = network()
+    state = adam(params=model.parameters(), lr=0.5).state_dict()
+    state["param_groups"][0] |= {"betas": "ab", "eps": None, "fused": False, "foreach": True}
+    optimizer = adam(params=model.parameters(), betas=[0.8, 0.9])
+    optimizer.load_state_dict(state)
+    group = optimizer.param_groups[0]
+    assert (group["lr"], group["betas"], group["eps"], group["fused"]) == (0.5, (0.8, 0.9), 1e-7, True)
+    assert not group["foreach"]
+    train(model, optimizer, range(1))
 
 
 def test_refusals() -> None:

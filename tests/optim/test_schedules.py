@@ -183,3 +183,19 @@ def test_plateau_resumes_with_what_it_saw_and_a_new_configuration() -> None:
     assert accuracy.best == 0.5
     after_constant = resumed("plateau", stopped("constant", 3), patience=2)
     assert after_constant.best == math.inf
+
+
+@pytest.mark.parametrize("t", ["many", -1, 1.5, None, float("inf")])
+def test_what_a_checkpoint_says_of_the_time_is_checked(t: Any) -> None:
+    optimizer, _ = stopped("step", 4)
+    with pytest.raises(ValueError, match="no count of steps"):
+        resumed("step", (optimizer, {"last_epoch": t}))
+
+
+@pytest.mark.parametrize("change", [{"best": "x"}, {"num_bad_epochs": None}, {"step": 1}])
+def test_a_plateau_takes_no_other_state(change: dict[str, Any]) -> None:
+    scheduler = make("plateau")["scheduler"]
+    state = scheduler.state_dict()
+    scheduler.load_state_dict(state)
+    with pytest.raises(ValueError, match="other state than a plateau's"):
+        scheduler.load_state_dict(state | change)

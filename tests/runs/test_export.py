@@ -254,6 +254,12 @@ def test_code_in_a_strangers_file_is_refused(members: dict[str, bytes], tmp_path
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_large_text_in_a_strangers_file_is_not_read(members: dict[str, bytes], tmp_path: Path) -> None:
+    blank = b" " * (export.LARGEST_JSON + 1)
+    with pytest.raises(UserError, match=r"its models/model.json has more than 20,000,000 bytes"):
+        export.load_exported(pack(tmp_path / "model.pt2", members | {PROGRAM: blank}))
+
+
 def test_pickles_and_libraries_in_a_strangers_file_are_left_alone(
     members: dict[str, bytes], folder: Path, tmp_path: Path
 ) -> None:

@@ -13,8 +13,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cifarlab.errors import UserError
+from cifarlab.runs.checkpoints import check_values, read_weights, refuse_larger
 from cifarlab.runs.reopen import OpenRun, choose_weights, open_run, read_record
+from cifarlab.runs.resume import find_images, resumed
 from cifarlab.training import train
+from cifarlab.untrusted import LARGEST_ARCHIVE, Refused
 
 CONF = Path(__file__).parents[2] / "conf"
 
@@ -222,7 +225,7 @@ def test_keys_that_an_older_record_lacks(run: Path) -> None:
         ),
         (
             lambda config: config.data.update(_target_="cifarlab.data.module.ImageData"),
-            "that run cannot be rebuilt",
+            "expected a class derived from ImageData, with all its methods",
         ),
         (
             lambda config: config.reg.dropout.update(rate="${nothing}"),
@@ -246,3 +249,46 @@ def test_a_precision_that_is_not_in_hardware_here(run: Path, monkeypatch: pytest
     monkeypatch.setattr("cifarlab.hardware.has_fast_bfloat16", lambda device: False)
     rewrite(run / "record.json", lambda record: record["environment"].update(precision="bf16-mixed"))
     assert open_run(run).precision == "32-true"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_run_names_no_server_and_no_folder_to_be_made(there: bool, run: Path, tmp_path: Path) -> None:
+    """Its folder may be a stranger's: only what is typed and the options of this checkout do."""
+    own = OmegaConf.load(CONF / "data" / "cifar10.yaml")
+    root = tmp_path if there else tmp_path / "new"
+    data = {"_target_": own._target_, "root": str(root), "mirrors": ["http://stranger/"], "batch_size": 9}
+    found = dict(data)
+    find_images(found, CONF)
+    at = {"root": str(root), "mirrors": []} if there else {"root": own.root, "mirrors": list(own.mirrors)}
+    assert found == {"_target_": own._target_, **at, "batch_size": 9}
+    alone = dict(data)
+    find_images(alone, None)
+    assert "http://stranger/" not in alone.get("mirrors", [])
+    rewrite(run / "config.yaml", lambda config: config.update(data=data))
+    assert OmegaConf.to_container(resumed(run, [], CONF)[0].data) == found
+    typed = resumed(run, [f"data.root={tmp_path}/typed", "data.mirrors=[http://mine/]"], CONF)[0].data
+    assert (typed.root, typed.mirrors) == (f"{tmp_path}/typed", ["http://mine/"])
+    data["root"] = own.root  # this checkout's own: downloading goes there anyway
+    find_images(data, CONF)
+    assert data["mirrors"] == list(own.mirrors)
+
+
+def test_lists_that_stand_for_billions_of_values() -> None:
+    value: list[Any] = [0] * 10
+    for _ in range(11):
+        value = [value] * 10
+    with pytest.raises(Refused, match="more than 3,000,000 values"):
+        check_values({"a": (1, [value])})
+    check_values({"a": [{"epoch": number} for number in range(1000)]})
+
+
+def test_files_that_claim_more_than_they_take(tmp_path: Path) -> None:
+    path = tmp_path / "weights.safetensors"
+    with open(path, "wb") as file:
+        file.truncate(LARGEST_ARCHIVE + 1)  # a hole
+    with pytest.raises(UserError, match="cannot be read as a run's weights: it has more than"):
+        read_weights(path)
+    with open(path, "wb") as file:
+        file.truncate(10**13)
+    with pytest.raises(UserError, match="cannot be trained in this machine's memory"):
+        refuse_larger(lambda: torch.nn.Linear(10**6, 10**6), path)

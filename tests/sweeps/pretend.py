@@ -13,6 +13,8 @@ from commands import Answer
 
 COMMAND = """
 import os, signal, time
+from cifarlab import signals
+signals.listen()
 import hydra
 from cifarlab.atomic import write_text
 from cifarlab.cli import job, plain_errors

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab.signals import Stop
+from cifarlab.signals import TOGETHER, Stop
 from cifarlab.sweeps import here
 from cifarlab.sweeps.jobs import Job
 from cifarlab.sweeps.loop import Stopped, listening, run
@@ -81,6 +81,18 @@ def test_a_second_signal_kills(tmp_path: Path) -> None:
     with pytest.raises(Stop) as stop:
         stopped.leave()
     assert stop.value.code == 130
+
+
+def test_signals_that_come_together_are_one() -> None:
+    stopped = Stopped()
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGTERM):
+        stopped.note(number, None)
+    assert len(stopped.signals) == 1
+    stopped.signals[0].came -= TOGETHER
+    stopped.note(signal.SIGHUP, None)
+    assert len(stopped.signals) == 1
+    stopped.note(signal.SIGTERM, None)
+    assert len(stopped.signals) == 2
 
 
 def test_what_stops_a_sweep_ends_its_command() -> None:

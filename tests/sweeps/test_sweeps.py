@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import signal
 from itertools import product
 from pathlib import Path
+from threading import Timer
 
 import pytest
 from commands import Command
@@ -248,6 +251,18 @@ def test_a_run_cannot_be_resumed_while_it_runs(tmp_path: Path) -> None:
         Claim(tmp_path)
     claim.release()
     Claim(tmp_path).release()
+
+
+def test_who_asks_for_a_claim_is_in_nobodys_way(tmp_path: Path) -> None:
+    """Neither of another who asks, nor of one who claims, who waits for it."""
+    asking = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    assert not is_claimed(tmp_path)
+    Timer(0.1, os.close, [asking]).start()
+    claim = Claim(tmp_path)
+    assert is_claimed(tmp_path)
+    claim.release()
+    assert not is_claimed(tmp_path)
 
 
 def test_of_equal_runs_the_finished_one_is_found(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cifarlab.data.files import DataSet
@@ -226,7 +227,9 @@ class ImageData(pl.LightningDataModule, ABC):
         """Refuse batch sizes that leave a process without images, or batch norm with a single one."""
         batch = self.batch_size * world
         left = images % batch
-        needed = world * (2 if self.regularization.normalization else 1)
+        network = self.trainer.lightning_module.modules() if self.trainer is not None else []
+        normalized = self.regularization.normalization or any(isinstance(m, _BatchNorm) for m in network)
+        needed = world * (2 if normalized else 1)
         if self.drop_last and images < batch:
             raise UserError(
                 f"data.batch_size={self.batch_size} with data.drop_last=true leaves no batch of the {images} "

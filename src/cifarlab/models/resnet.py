@@ -36,7 +36,8 @@ class ResNet(Classifier):
         activation: after the stem, inside each block, and after its sum.
 
     Raises:
-        UserError: when the lists differ in length, or identity shortcuts would have to lose channels.
+        UserError: when the lists differ in length, identity shortcuts would have to lose channels, or
+            projection shortcuts have fewer than 8.
     """
 
     def __init__(
@@ -57,6 +58,11 @@ class ResNet(Classifier):
             raise UserError(
                 f"model.widths={list(widths)} falls, which identity shortcuts cannot follow: let the widths"
                 " rise or set model.shortcut=projection."
+            )
+        if shortcut == "projection" and any(width < 8 for width in widths[:-1]):
+            raise UserError(  # torch 2.15 writes out of bounds in their backward pass on a CPU
+                f"model.widths={list(widths)}: expected 8 or more in front of a projection shortcut; set "
+                "model.shortcut=identity for narrower ones."
             )
         rates = self.regularization.dropout_rates(len(widths)) or [0.0] * len(widths)
         channels = widths[0]

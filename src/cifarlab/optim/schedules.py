@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 from torch.optim.optimizer import Optimizer
 
 from cifarlab.errors import UserError
+from cifarlab.signatures import conforms
 from cifarlab.types import Count, Fraction, Interval, Natural, NonNegative, Positive, Rate
 
 
@@ -166,7 +167,10 @@ class Schedule(LambdaLR):
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.seek(state_dict["last_epoch"])
+        t = state_dict["last_epoch"]
+        if not conforms(t, Natural):  # the checkpoint may be anybody's
+            raise ValueError("no count of steps or epochs")
+        self.seek(t)
 
     def seek(self, t: int) -> None:
         """Set t, and with it the optimizer's rates."""
@@ -181,13 +185,24 @@ class Schedule(LambdaLR):
 class Plateau(ReduceLROnPlateau):
     """torch's, whose state is what it has seen and not how it was configured."""
 
+    STATE: ClassVar[dict[str, Any]] = {
+        "last_epoch": int,
+        "mode": str,
+        "best": float | int,
+        "num_bad_epochs": int,
+    }
+
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("last_epoch", "mode", "best", "num_bad_epochs")}
+        return {name: getattr(self, name) for name in self.STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if (
             state_dict.get("mode") == self.mode
         ):  # else the run had another schedule, or watched another metric
+            if state_dict.keys() != self.STATE.keys() or not all(
+                isinstance(state_dict[name], kind) for name, kind in self.STATE.items()
+            ):
+                raise ValueError("other state than a plateau's")
             super().load_state_dict(state_dict)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cifarlab import signals
 from cifarlab.atomic import write_text
 from cifarlab.config import nearest
 from cifarlab.errors import UserError
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `report.py logs | head` ends quietly
     try:
+        signals.heed()
         options = read_options(arguments)
         warn = lambda message: print(harmless(message), file=sys.stderr)  # noqa: E731
         report = build(options.folders, options.baseline, options.sort, options.metric, warn)
@@ -68,9 +70,9 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(harmless(str(error)), file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("Stopped by Ctrl-C.", file=sys.stderr)
-        return 130
+    except signals.Stop as stop:
+        print(f"{stop.reason}.", file=sys.stderr)
+        return stop.code
     return 0
 
 

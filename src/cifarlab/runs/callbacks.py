@@ -59,22 +59,26 @@ class RunRecord(pl.Callback):
     def __init__(self, folder: Path, record: dict[str, Any], validates_on_test: bool) -> None:
         self.folder, self.record, self.validates_on_test = folder, record, validates_on_test
         self.history: list[Row] = []
-        self.saved = 0  # how many of these epochs the last checkpoint has behind it
         self.best: dict[str, Any] = record["best_val"]
         self.train_images = 0
         self.began = False  # whether it has trained
         self.whole_epoch = True  # false in a checkpoint from the middle of an epoch, where max_steps ended it
+        self.saved = self.state_dict()  # what the last checkpoint has of this
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("history", "best", "train_images", "whole_epoch")}
+        kept = {name: getattr(self, name) for name in ("best", "train_images", "whole_epoch")}
+        return {"history": list(self.history), **kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.history, self.best = list(state_dict["history"]), dict(state_dict["best"])
-        figures = [row[name] for row in self.history for name in COLUMNS] + [state_dict["train_images"]]
-        if not all(isinstance(value, float | int | None) for value in [*figures, *self.best.values()]):
+        rows: dict[str, Any] = dict.fromkeys(COLUMNS, float | int)
+        rows |= dict.fromkeys(("val/loss", "val/accuracy"), float | int | None)
+        best = dict.fromkeys(records.EMPTY["best_val"], float | int | None)
+        known = all(fits(row, rows) for row in self.history) and fits(self.best, best)
+        if not (known and isinstance(state_dict["train_images"], int)):
             raise ValueError("what a checkpoint tells of its epochs are no figures")
         self.train_images = state_dict["train_images"]
-        self.saved = len(self.history)
+        self.saved = self.state_dict()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         signals.take_back()
@@ -124,7 +128,7 @@ class RunRecord(pl.Callback):
 
     def publish(self, trainer: pl.Trainer) -> None:
         """Bring the folder's files up to the history, all of it saved by now, and say the epoch's line."""
-        self.saved = len(self.history)
+        self.saved = self.state_dict()
         if trainer.is_global_zero:
             self.update()
             log.info(epoch_line(self.history[-1], trainer.max_epochs, self.validates_on_test))
@@ -143,20 +147,30 @@ class RunRecord(pl.Callback):
         records.write(self.folder, self.record)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.began = True  # or had no epoch left
         self.finish(trainer)
 
-    def finish(self, trainer: pl.Trainer) -> None:
+    def finish(self, trainer: pl.Trainer, draws: bool = True) -> None:
         if trainer.is_global_zero and self.history:
             self.update()
-            draw_curves(self.folder / "curves.png", self.history, self.validates_on_test)
+            if draws:
+                draw_curves(self.folder / "curves.png", self.history, self.validates_on_test)
 
     def on_exception(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException
     ) -> None:
         # what stopped the run may have come between an epoch and its checkpoint
-        del self.history[self.saved :]
+        for name, value in self.saved.items():
+            setattr(self, name, value)
         with suppress(OSError):  # which may be why it ends
-            self.finish(trainer)
+            # who sent a signal may not wait for a picture, which the resumed run draws
+            self.finish(trainer, draws=signals.heard is None)
+
+
+def fits(row: Any, kinds: dict[str, Any]) -> bool:
+    """Whether it has these keys with values of these kinds, and no others."""
+    whole = isinstance(row, dict) and row.keys() == kinds.keys()
+    return whole and all(isinstance(row[name], kind) for name, kind in kinds.items())
 
 
 class LastCheckpoint(RunCheckpoint):
@@ -211,6 +225,13 @@ class AveragedWeights(WeightAveraging):
 
 class Stopping(EarlyStopping):
     """Lightning's, which a resumed run that it had ended does not set going again."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        kinds = {"wait_count": int, "stopped_epoch": int, "best_score": Tensor, "patience": int}
+        known = fits({name: state_dict.get(name) for name in kinds}, kinds)
+        if not known or state_dict["best_score"].numel() != 1:
+            raise ValueError("no state of early stopping")
+        super().load_state_dict(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.wait_count >= self.patience:

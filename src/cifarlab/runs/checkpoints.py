@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from cifarlab.atomic import atomically
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
-from cifarlab.untrusted import Refused, check_archive
+from cifarlab.untrusted import LARGEST_ARCHIVE, Refused, check_archive, check_plain, memory
 
 HARMLESS = 10_000_000  # parameters that any machine has memory for
+MOST_VALUES = 3_000_000  # in a checkpoint, which has nine for an epoch
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -47,6 +46,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         score, file = state_dict["best_model_score"], str(Path(str(self.dirpath), f"{self.filename}.ckpt"))
+        number = isinstance(score, Tensor) and score.numel() == 1
+        if not number and (score is not None or state_dict["best_k_models"]):
+            raise ValueError("the best score is no number")
         kept = {file: score} if state_dict["best_k_models"] else {}
         ours = {"dirpath": self.dirpath, "best_k_models": kept, "kth_best_model_path": file if kept else ""}
         ours |= {"best_model_path": file if state_dict["best_model_path"] else "", "last_model_path": ""}
@@ -64,12 +66,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         check_archive(path)
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        # the indices of others are not checked in loading, and what computes with them trusts them
-        if not all(is_plain(leaf) for leaf in tree_leaves(content) if isinstance(leaf, Tensor)):
-            raise Refused("it holds other than plain tensors")
+        check_values(content)
         missing = {"state_dict", "callbacks", "classes"} - content.keys()
         if missing:
             raise Refused(f"it has no {', '.join(sorted(missing))}")
+        state = content["state_dict"]
+        if not isinstance(state, dict) or not all(
+            isinstance(name, str) and isinstance(value, Tensor) for name, value in state.items()
+        ):
+            raise Refused("its state_dict holds other than tensors by their names")
         return content
     except Refused as refusal:
         raise UserError(f"{path} cannot be read as a checkpoint: {refusal}.") from None
@@ -77,23 +82,40 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as a checkpoint ({type(error).__name__}).") from None
 
 
+def check_values(content: Any) -> None:
+    """Refuse other tensors than plain ones, and a few lists within lists that stand for billions of values.
+
+    Raises:
+        Refused: for these.
+    """
+    rest, count = [content], 0
+    while rest:
+        value, count = rest.pop(), count + 1  # a list counts wherever it stands: others walk it as often
+        if count > MOST_VALUES:
+            raise Refused(f"it holds more than {MOST_VALUES:,} values")
+        # the indices of others are not checked in loading, and what computes with them trusts them
+        if isinstance(value, Tensor) and not is_plain(value):
+            raise Refused("it holds other than plain tensors")
+        if isinstance(value, dict):
+            rest += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set):
+            rest += value
+
+
 def refuse_larger(make: Callable[[], nn.Module], file: Path) -> None:
     """Refuse a configuration, which may be a stranger's, of a network larger than the file of its weights.
 
-    It is built without memory; where there is no file yet, this machine's memory sets the limit.
+    It is built without memory. This machine's sets a limit too: a file may claim more bytes than it takes.
 
     Raises:
         UserError: with the number of parameters.
     """
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in make().parameters())
-    if not file.is_file():
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if 16 * parameters > memory:  # weights, gradients, and Adam's two means
-            raise UserError(
-                f"A network of {parameters:,} parameters cannot be trained in this machine's memory."
-            )
-    elif parameters > max(HARMLESS, file.stat().st_size):  # each has several bytes in the file
+    if 16 * parameters > memory():  # weights, gradients, and Adam's two means
+        raise UserError(f"A network of {parameters:,} parameters cannot be trained in this machine's memory.")
+    # each has several bytes in the file
+    if file.is_file() and parameters > max(HARMLESS, file.stat().st_size):
         raise UserError(f"{file} is too small for a network of {parameters:,} parameters.")
 
 
@@ -154,8 +176,11 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], list[str]]:
         UserError: when it is not there, or damaged.
     """
     try:
+        check_plain(path, min(LARGEST_ARCHIVE, memory()))
         with safe_open(path, framework="pt") as file:
             classes = json.loads((file.metadata() or {})["classes"])
             return {key: file.get_tensor(key) for key in file.keys()}, classes  # noqa: SIM118
+    except Refused as refusal:
+        raise UserError(f"{path} cannot be read as a run's weights: {refusal}.") from None
     except Exception as error:  # as above
         raise UserError(f"{path} cannot be read as a run's weights ({type(error).__name__}).") from None

@@ -38,6 +38,7 @@ Kind = Literal["pt2", "onnx", "none"]
 Network = Callable[[Tensor], Tensor]
 
 META = "meta.json"
+LARGEST_JSON = 20_000_000  # bytes of one in the archive; a network of 100 layers has 200,000
 BATCHES = (1, 2, 7)  # sizes to try, for torch.export may take the one it saw as the only one
 TOLERANCE = 1e-3  # of a probability; rounding makes 1e-6
 
@@ -250,6 +251,9 @@ def vetted(path: Path) -> tuple[io.BytesIO, dict[str, Any]]:
         for name in ("models/model.json", f"extra/{META}"):
             if name not in members:
                 raise Refused(f"it has no {name}")
+        for name in filter(KEPT.fullmatch, members):
+            if name.endswith(".json") and archive.getinfo(members[name]).file_size > LARGEST_JSON:
+                raise Refused(f"its {name} has more than {LARGEST_JSON:,} bytes")
         for name in filter(KEPT.fullmatch, members):
             content = archive.read(members[name])
             if name.endswith(".json") and name != f"extra/{META}":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -25,11 +26,12 @@ from cifarlab.config import WrongKey
 from cifarlab.data.module import ImageData
 from cifarlab.data.scaling import blank_scaling
 from cifarlab.errors import UserError
+from cifarlab.mistakes import conf_of
 from cifarlab.models.classifier import Classifier
 from cifarlab.regularizers import Regularization
 from cifarlab.runs import record as records
 from cifarlab.runs.checkpoints import load_weights, refuse_larger
-from cifarlab.runs.resume import existing_folder
+from cifarlab.runs.resume import existing_folder, find_images
 from cifarlab.types import Count, Seed
 
 Weights = Literal["scored", "last", "best"]
@@ -119,6 +121,8 @@ def open_run(
     existing_folder("run", str(folder))
     record = read_record(folder)
     config = read_config(folder)
+    # outside a command no option is known, and nothing is downloaded
+    find_images(config["data"], conf_of(HydraConfig.get()) if HydraConfig.initialized() else None)
     config["data"] |= {key: value for key, value in (data or {}).items() if value is not None}
     configs.check_target("data", "data", config["data"])
     root = (data or {}).get("root")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from cifarlab.errors import UserError
 from cifarlab.mistakes import shown
 from cifarlab.runs import record as records
 from cifarlab.sweeps.folders import Claim, claim_run
+from cifarlab.untrusted import check_run_folder
 
 # how long, where and at which rate the run goes on: all else would make another run of it
 GROUPS = ("trainer", "scheduler", "logger")
@@ -54,14 +56,15 @@ def quoted(override: str) -> str:
 
 
 def existing_folder(key: str, name: str) -> Path:
-    """The folder that `resume=` or `start_from=` names.
+    """The folder of a run, perhaps a stranger's, that `resume=`, `start_from=` or `run=` names.
 
     Raises:
-        UserError: when it is not there.
+        UserError: when it is not there, or holds links or the like where a run has its files.
     """
     if not os.path.isdir(name):
         what = "this is a file" if os.path.isfile(name) else "there is no such folder"
         raise UserError(f"{key}={name}: {what}; expected the folder of a run, such as logs/runs/...")
+    check_run_folder(Path(name))
     return Path(name)
 
 
@@ -118,6 +121,24 @@ def admit(override: Override, folder: Path) -> str:
     return f"++{text.lstrip('+')}" if name else text
 
 
+def find_images(data: Any, conf: Path | None) -> None:
+    """Let a run's `data`, perhaps a stranger's, name no server, and no folder to be made or downloaded to.
+
+    A `root` that is there stays, to be read; else root and mirrors are those that `conf` has for this data.
+    """
+    if not isinstance(data, MutableMapping) or data.keys().isdisjoint({"root", "mirrors"}):
+        return
+    files = sorted(conf.glob("data/*.yaml")) if conf else []
+    options: list[Any] = [OmegaConf.load(file) for file in files]
+    same = next((option for option in options if option.get("_target_") == data.get("_target_")), None)
+    own: Any = {} if same is None else OmegaConf.to_container(same, resolve=True)
+    root = data.pop("root", None)
+    data.pop("mirrors", None)
+    data.update({key: own[key] for key in ("root", "mirrors") if key in own})
+    if isinstance(root, str) and root != own.get("root") and os.path.isdir(root):
+        data.update(root=root, mirrors=[])
+
+
 def resumed(folder: Path, overrides: list[str], conf: Path) -> tuple[DictConfig, list[str], dict[str, Any]]:
     """That run's configuration, overrides and choices with the overrides that are typed now.
 
@@ -129,6 +150,7 @@ def resumed(folder: Path, overrides: list[str], conf: Path) -> tuple[DictConfig,
     """
     record, config = records.read(folder), records.read_config(folder)
     choices = dict(record["choices"])
+    find_images(config.get("data"), conf)
     typed = parse(overrides)
     # options before single keys, as Hydra has it
     for override in sorted(typed, key=lambda override: override.key_or_group not in GROUPS):

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import re
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,7 @@ from cifarlab.runs import record as records
 from cifarlab.untrusted import Refused, read_json, read_text
 
 SWEEPS = Path("logs/sweeps")
+PATIENCE = 0.5  # seconds in which those who only ask for a claim are gone
 # the variables by which a launcher of several processes tells one its number
 RANKS = ("LOCAL_RANK", "RANK", "NODE_RANK", "GROUP_RANK")
 
@@ -33,17 +35,26 @@ class Claim:
         """Raises:
         UserError: when another process holds the folder.
         """
-        self.descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.release()
-            raise UserError(f"{folder} is at work in another process; wait for it, or stop it.") from None
-        except OSError:
-            pass
+        self.descriptor, end = os.open(folder, os.O_RDONLY), time.monotonic() + PATIENCE
+        while not locked(self.descriptor, fcntl.LOCK_EX):
+            if time.monotonic() > end:
+                self.release()
+                raise UserError(f"{folder} is at work in another process; wait for it, or stop it.")
+            time.sleep(0.01)
 
     def release(self) -> None:
         os.close(self.descriptor)
+
+
+def locked(descriptor: int, kind: int) -> bool:
+    """Whether the folder could be locked; yes where the file system has no locks."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def claim_run(folder: Path) -> Claim | None:
@@ -58,12 +69,13 @@ def claim_run(folder: Path) -> Claim | None:
 def is_claimed(folder: Path) -> bool:
     """Whether some process holds the folder."""
     try:
-        Claim(folder).release()
+        descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
         return False
-    except UserError:
-        return True
-    return False
+    # several may ask at once; that they do keeps a claim waiting for a moment
+    claimed = not locked(descriptor, fcntl.LOCK_SH)
+    os.close(descriptor)
+    return claimed
 
 
 def what_is_swept(overrides: Mapping[str, Sequence[str]]) -> list[str]:

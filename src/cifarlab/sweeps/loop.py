@@ -44,10 +44,11 @@ class Stopped:
     """The signals that have come: the first asks the jobs to end, a second kills them."""
 
     def __init__(self) -> None:
-        self.signals: list[int] = []
+        self.signals: list[signals.Stop] = []
 
     def note(self, number: int, frame: object) -> None:
-        self.signals.append(number)
+        if not self.signals or self.signals[0].is_pressed(number):
+            self.signals.append(signals.Stop(number))
 
     def leave(self) -> None:
         """Raises what the first signal means.
@@ -56,7 +57,7 @@ class Stopped:
             Stop: there was one.
         """
         if self.signals:
-            raise signals.Stop(self.signals[0])
+            raise self.signals[0]
 
 
 @contextmanager
@@ -107,7 +108,7 @@ def run(
                 if (code := work.code()) is not None:
                     working.remove((job, work))
                     if heard > 1 and code == -signal.SIGKILL:  # our doing, not the kernel's
-                        code = 128 + stopped.signals[0]
+                        code = stopped.signals[0].code
                     yield ended(job, code)
                 elif watch is not None and job.number not in asked and watch(job):
                     asked.add(job.number)
