@@ -221,9 +221,15 @@ def test_no_validation_images() -> None:
 
 
 def test_folders_that_cannot_be_written(run: Path, tmp_path: Path) -> None:
-    (run / "evaluation").touch()  # works for root as well, who may write into a read-only folder
-    with pytest.raises(UserError, match=r"evaluation/test cannot be written .*: name a folder by out=\."):
+    taken = tmp_path / "file"
+    taken.touch()  # works for root as well, who may write into a read-only folder
+    with pytest.raises(UserError, match=r"file/test cannot be written .*: name a folder by out=\."):
+        evaluate(str(run), out=str(taken / "test"))
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "test").symlink_to(tmp_path)
+    with pytest.raises(UserError, match=r"evaluation/test is a link or no folder"):
         evaluate(str(run))
+    (run / "evaluation" / "test").unlink()
     assert evaluate(str(run), out=str(tmp_path / "new" / "folder"))["split"] == "test"
 
 

@@ -22,7 +22,8 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
     """A file that becomes `path` once it is whole: a reader, or a kill, finds the old one or the new one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(beside, "wb") as file:
+        beside.unlink(missing_ok=True)
+        with open(beside, "xb") as file:  # never through a link that somebody put there
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -29,7 +29,7 @@ DEEPEST = 20  # levels of a YAML file; a configuration has four
 # control characters, which a terminal would obey, those that turn the direction of text, and halves of one
 HARMFUL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 # what a run writes into its folder, a folder before what lies in it
-FOLDERS = ("checkpoints", "evaluation", *(f"evaluation/{split}" for split in ("test", "val", "train")))
+FOLDERS = ("checkpoints", "evaluation", *(f"evaluation/{split}" for split in ("train", "val", "test")))
 FILES = (
     *("train.log", "record.json", "config.yaml", "metrics.csv", "curves.png"),
     *("weights.safetensors", "model.pt2", "model.onnx", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
