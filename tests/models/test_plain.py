@@ -1,7 +1,9 @@
 """The posts' networks: parameters counted by hand, Keras's initial ranges, dropout and norm in place."""
 
+import copy
 from math import sqrt
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -168,3 +170,24 @@ def test_a_stack_that_cannot_be_is_refused(key: str, keys: dict) -> None:
     good: dict = {"blocks": [[8]], "padding": ["same"], "dense": [8]}
     with pytest.raises(UserError, match=rf"^model\.{key}"):
         ConvNet(**good | keys, num_classes=10)
+
+
+@pytest.mark.parametrize("options", [{}, {"activation": "elu"}], ids=["relu", "elu"])
+def test_the_pool_before_relu_changes_no_bit(options: dict[str, Any]) -> None:
+    """Neither of the logits nor of any gradient; an activation that need not commute stays in front."""
+    torch.manual_seed(0)
+    model = VGG(blocks=2, width=4, dense=8, num_classes=3, **options)
+    layers = list(model.net)
+    pools = [place for place, layer in enumerate(layers) if isinstance(layer, nn.MaxPool2d)]
+    assert [isinstance(layers[place + 1], nn.ReLU) for place in pools] == [not options] * 2
+    plain = copy.deepcopy(layers)
+    for place in pools:
+        if not options:
+            plain[place], plain[place + 1] = nn.ReLU(), plain[place]
+    plain = nn.Sequential(*plain)
+    images = torch.randn(5, 3, 32, 32)
+    for net in (model.net, plain):
+        net(images.clone()).logsumexp(1).sum().backward()
+    assert torch.equal(model.net(images.clone()), plain(images.clone()))
+    ours, theirs = ([p.grad for p in net.parameters()] for net in (model.net, plain))
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))

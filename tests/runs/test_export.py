@@ -234,8 +234,8 @@ PROGRAM, WEIGHTS, CONSTANTS = (
 CODE = {
     "expression": (PROGRAM, r"Symbol\([^)]*\)", "PYTHON"),
     "guard": (PROGRAM, r'"name": "images"', '"name": "images=PYTHON"'),
-    "operator": (PROGRAM, r"torch\.ops\.aten\.relu\.default", "torch.os.mkdir"),
-    "method": (PROGRAM, r"torch\.ops\.aten\.relu\.default", "torch.ops.load_library"),
+    "operator": (PROGRAM, r"torch\.ops\.aten\.relu_?\.default", "torch.os.mkdir"),
+    "method": (PROGRAM, r"torch\.ops\.aten\.relu_?\.default", "torch.ops.load_library"),
     "file": (PROGRAM, '"as_string": "same"', '"as_string": "train.py"'),
     "pickled weights": (WEIGHTS, '"use_pickle": false', '"use_pickle": true'),
     "pickled object": (WEIGHTS, '"weight_0"', '"../custom_obj_0"'),
