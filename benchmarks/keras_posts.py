@@ -52,7 +52,7 @@ class Worker:
 
     def __init__(self, side: str, post: str, policy: str, steps: int) -> None:
         command = [sys.executable, __file__, "--worker", side, post, policy, str(steps)]
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TF_CPP_MIN_LOG_LEVEL": "2"}
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "KERAS_BACKEND": "tensorflow"}
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -81,9 +81,9 @@ def say(seconds: float) -> None:
 def keras_worker(post: str, policy: str, steps: int) -> None:
     import keras
     import numpy as np
-    from hydra.utils import instantiate
     from keras import layers
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
+    from safetensors.numpy import load_file
 
     keras.mixed_precision.set_global_policy(policy)
     regularized = post == "a9"
@@ -112,13 +112,10 @@ def keras_worker(post: str, policy: str, steps: int) -> None:
     sgd = keras.optimizers.SGD(learning_rate=0.001, momentum=0.9)
     net.compile(optimizer=sgd, loss="categorical_crossentropy", metrics=["accuracy"])
 
-    from cifarlab.regularizers import Regularization
-
-    target = {"_target_": "cifarlab.data.sets.CIFAR10", "root": str(ROOT / "data")}
-    data = instantiate(target, seed=0, regularization=Regularization())
-    data.setup()
-    images = data.set.train_images.permute(0, 2, 3, 1).numpy().astype(np.float32) / 255
-    labels = keras.utils.to_categorical(data.set.train_labels.numpy(), 10)
+    # not through torch, whose LLVM and TensorFlow's do not go together in one process
+    prepared = load_file(ROOT / "data" / "cifar10.safetensors")
+    images = prepared["train_images"].transpose(0, 2, 3, 1).astype(np.float32) / 255
+    labels = keras.utils.to_categorical(prepared["train_labels"], 10)
     if post == "a3":
         few = steps * BATCH
         turns: Callable[[], Any] = lambda: net.fit(images[:few], labels[:few], batch_size=BATCH, verbose=0)  # noqa: E731
