@@ -48,17 +48,19 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
         OSError: there is no such file, or it may not be read.
         Refused: it is a folder, a pipe or a device, too large, or not UTF-8.
     """
-    check_plain(path, largest)
+    size = check_plain(path, largest)
     with open(path, "rb") as file:
-        content = file.read(path.stat().st_size)  # /proc holds files of no size that never end
+        content = file.read(size)  # /proc holds files of no size that never end
     try:
         return content.decode()
     except UnicodeDecodeError:
         raise Refused("it is no UTF-8 text") from None
 
 
-def check_plain(path: Path, largest: int) -> None:
+def check_plain(path: Path, largest: int) -> int:
     """Refuse what is no plain file, for opening a pipe may wait for ever, and what is too large.
+
+    Returns the file's bytes.
 
     Raises:
         OSError: there is no such file.
@@ -69,6 +71,7 @@ def check_plain(path: Path, largest: int) -> None:
         raise Refused("it is no plain file")
     if status.st_size > largest:
         raise Refused(f"it has more than {largest:,} bytes")
+    return status.st_size
 
 
 def check_run_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
@@ -76,14 +77,8 @@ def cosine(
     has the rate 0. Raises UserError if the run's length is unknown.
     """
     total = _length("cosine", interval, steps, epochs)
-    rise = round(warmup * total)
-
-    def factor(t: int) -> float:
-        if t < rise:
-            return (t + 1) / (rise + 1)
-        return _anneal(1.0, final, t - rise, total - rise)
-
-    return _scheduled(optimizer, interval, factor)
+    fall = partial(_anneal, 1.0, final)
+    return _scheduled(optimizer, interval, _warmed_up(warmup, total, fall))
 
 
 def linear(
@@ -100,14 +95,11 @@ def linear(
     Raises UserError if the run's length is unknown.
     """
     total = _length("linear", interval, steps, epochs)
-    rise = round(warmup * total)
 
-    def factor(t: int) -> float:
-        if t < rise:
-            return (t + 1) / (rise + 1)
-        return 1 - (1 - final) * min(1.0, (t - rise) / max(1, total - rise))
+    def fall(t: int, length: int) -> float:
+        return 1 - (1 - final) * min(1.0, t / max(1, length))
 
-    return _scheduled(optimizer, interval, factor)
+    return _scheduled(optimizer, interval, _warmed_up(warmup, total, fall))
 
 
 def one_cycle(
@@ -218,6 +210,12 @@ def _length(name: str, interval: Interval, steps: float, epochs: float) -> int:
             " (trainer.max_steps does if scheduler.interval=step)."
         )
     return int(total)
+
+
+def _warmed_up(warmup: float, total: int, fall: Callable[[int, int], float]) -> Callable[[int], float]:
+    """A straight rise over the fraction `warmup` of the run, then `fall(t since, their total)`."""
+    rise = round(warmup * total)
+    return lambda t: (t + 1) / (rise + 1) if t < rise else fall(t - rise, total - rise)
 
 
 def _anneal(start: float, end: float, t: float, length: float) -> float:

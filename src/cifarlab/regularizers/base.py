@@ -91,7 +91,8 @@ class Averaging(Regularizer, ABC):
 
     @abstractmethod
     def share(self, step: int) -> float:
-        """How far the average moves towards the weights after a step, in (0, 1]; the first is step 0."""
+        """How far the average moves towards the weights after a step, in (0, 1]. Step 0 is not asked for: the
+        average begins as the weights behind it."""
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ from cifarlab.types import Rate
 class WeightAveraging(Averaging):
     """A moving average of the weights, validated and scored in their place (Polyak and Juditsky, 1992).
 
-    Step t moves it by 1 - d towards the weights, d = min(decay, (1 + t) / (10 + t)): while it is young it
-    follows faster, so that what the weights were before training does not linger.
+    It begins as the weights behind step 0. Step t moves it by 1 - d towards the weights, where d =
+    min(decay, (1 + t) / (10 + t)): while it is young it follows faster, so that what the weights were before
+    training does not linger.
     """
 
     decay: Rate = 0.999
