@@ -87,6 +87,13 @@ CONVNET = {
     "padding": ["valid"],
     "dense": [8],
 }
+RESIZING = {
+    "progressive_resizing": {
+        "_target_": "cifarlab.regularizers.progressive_resizing.ProgressiveResizing",
+        "sizes": [16, 24],
+        "until": [0.3, 0.6],
+    }
+}
 WRONG = {
     "seed=-1: expected a whole number from 0 to 4294967295.": {"seed": -1},
     "seed=true: expected a whole number from 0 to 4294967295.": {"seed": True},
@@ -189,6 +196,24 @@ WRONG = {
     "reg.zoom.low=1.2 is above reg.zoom.high=1.1; write the smaller one as low.": {
         "reg.zoom": {"_target_": "cifarlab.regularizers.affine.Zoom", "high": 1.1},
         "reg.zoom.low": 1.2,
+    },
+    "reg.progressive_resizing.until=[0.5,0.4]: expected a share of the epochs for each of ": {
+        "reg": RESIZING,
+        "reg.progressive_resizing.until": [0.5, 0.4],
+    },
+    "reg.progressive_resizing.until=[0.5]: expected a share of the epochs for each of "
+    "reg.progressive_resizing.sizes=[16,24], ": {
+        "reg": RESIZING,
+        "reg.progressive_resizing.until": [0.5],
+    },
+    "reg=progressive_resizing needs to know the length of the run: ": {
+        "reg": RESIZING,
+        "trainer.max_epochs": -1,
+        "trainer.max_steps": 9,
+    },
+    "reg=hard_examples chooses by the losses that one process has seen; set trainer.devices=1 instead of 2.": {
+        "reg": {"hard_examples": {"_target_": "cifarlab.regularizers.hard_examples.HardExamples"}},
+        "trainer.devices": 2,
     },
     # CONVNET is 32 -> 15 -> 6 -> 2 pixels wide
     "model.blocks=[[8],[8],[8],[8]] leaves no pixel of a 32 x 32 image; take fewer blocks.": {

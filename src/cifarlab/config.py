@@ -89,6 +89,7 @@ ONE_PLACE = {
     "DropoutRates": "set of dropout rates",
     "Normalization": "normalization",
     "Smoothing": "label smoothing",
+    "Selection": "selection of images",
 }
 
 
@@ -151,6 +152,7 @@ def check_together(config: Mapping[str, Any]) -> None:
     check_optimizer(config["optimizer"])
     check_length(config["scheduler"], config["trainer"])
     check_regularizers(config["reg"])
+    check_epochs(config["reg"], config["trainer"])
     if config["model"]["_target_"] == "cifarlab.models.plain.ConvNet":
         check_blocks(config["model"], own_rates="DropoutRates" not in chosen_kinds(config["reg"]))
     check_limits(config["trainer"], config["test"])
@@ -236,6 +238,36 @@ def check_regularizers(reg: Mapping[str, Any]) -> None:
             low, high = part["low"], part["high"]
             message = f"reg.{name}.low={low} is above reg.{name}.high={high}; write the smaller one as low."
             raise WrongKey(message, f"reg.{name}.low", f"reg.{name}.high")
+        if {"sizes", "until"} <= part.keys():
+            sizes, until = part["sizes"], part["until"]
+            if len(sizes) != len(until) or until != sorted(set(until)):
+                raise WrongKey(
+                    f"reg.{name}.until={show(until)}: expected a share of the epochs for each of "
+                    f"reg.{name}.sizes={show(sizes)}, each larger than the one before.",
+                    f"reg.{name}.until",
+                    f"reg.{name}.sizes",
+                )
+
+
+def check_epochs(reg: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
+    """What regularizers need to know of the epochs, and of who sees their losses."""
+    if "progressive_resizing" in reg and trainer.get("max_epochs") == -1:
+        raise WrongKey(
+            "reg=progressive_resizing needs to know the length of the run: set trainer.max_epochs to 1 or "
+            "more.",
+            "trainer.max_epochs",
+            "reg",
+        )
+    devices = trainer.get("devices", 1)
+    if "Selection" in chosen_kinds(reg) and (
+        devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1)
+    ):
+        raise WrongKey(
+            "reg=hard_examples chooses by the losses that one process has seen; set trainer.devices=1 instead "
+            f"of {show(devices)}.",
+            "trainer.devices",
+            "reg",
+        )
 
 
 def check_blocks(model: Mapping[str, Any], own_rates: bool) -> None:

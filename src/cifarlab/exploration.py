@@ -12,7 +12,7 @@ import torch
 from hydra.utils import instantiate
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.nn.functional import one_hot, pad
+from torch.nn.functional import interpolate, one_hot, pad
 
 from cifarlab.data.files import DataSet
 from cifarlab.data.module import ImageData
@@ -169,9 +169,9 @@ def augmented(data: ImageData, regularization: Regularization, title: str) -> Fi
     pixels = images.train_images[batch].float()
     probabilities = one_hot(images.train_labels[batch], len(images.classes)).float()
     drawn = [(pixels, probabilities)]
-    versions = (regularization.augment(pixels, epoch=epoch) for epoch in range(15))
+    versions = (regularization.augment(pixels, epoch=epoch, epochs=15) for epoch in range(15))
     drawn += [regularization.mix(version, probabilities) for version in versions]
-    shown = torch.stack([pixels[0] for pixels, _ in drawn]).round().clamp(0, 255).to(torch.uint8)
+    shown = torch.cat([interpolate(pixels[:1], images.train_images.shape[2:]) for pixels, _ in drawn]).round().clamp(0, 255).to(torch.uint8)
     captions = [shares(probabilities[0], images.classes) for _, probabilities in drawn]
     return grid(shown, 4, captions if regularization.mixes_images else None, title)
 

@@ -241,7 +241,27 @@ def make_model(config: Config, data: ImageData, regularization: Regularization) 
     )
     model.superclass_of = data.superclass_of
     model.classes = data.set.classes
+    for size in regularization.sizes:
+        refuse_size(model, size)
     return model.to(memory_format=model.memory_format)  # as the images: else each step reorders the weights
+
+
+def refuse_size(model: Classifier, size: int) -> None:
+    """Try the network on an image of another size than the data's.
+
+    Raises:
+        UserError: when it takes only theirs.
+    """
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, 3, size, size))
+    except RuntimeError as error:
+        raise UserError(
+            f"reg holds images of {size} x {size} pixels, which this network cannot take: choose one that ends "
+            "in global pooling, such as model=speedrun or resnet18, or larger sizes."
+        ) from error
+    finally:
+        model.train()
 
 
 def make_trainer(

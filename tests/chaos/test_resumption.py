@@ -24,10 +24,13 @@ ALL_AT_ONCE = "reg=[augment,batch_norm,cutout,dropout,early_stopping,label_smoot
 RECIPES = [
     *([ALL_AT_ONCE, f"scheduler={scheduler}"] for scheduler in SCHEDULERS),
     *([ALL_AT_ONCE, f"optimizer={optimizer}", "scheduler=cosine"] for optimizer in OPTIMIZERS),
-    *([f"reg={option}"] for option in REGULARIZERS),
+    *([f"reg={option}"] for option in REGULARIZERS if option != "progressive_resizing"),
     ["scheduler=cosine", "scheduler.interval=step", "trainer.accumulate_grad_batches=4"],
     ["model=resnet20", "model.widths=[4,4,4]", "reg=weight_averaging", "test=false"],
-    ["model=speedrun", "model.widths=[8,8]", "optimizer=muon", "scheduler=linear", "reg=alternating_flip"],
+    [
+        *("model=speedrun", "model.widths=[8,8]", "optimizer=muon", "scheduler=linear"),
+        "reg=[alternating_flip,progressive_resizing,hard_examples]",
+    ],
 ]
 
 

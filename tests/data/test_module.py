@@ -156,7 +156,7 @@ class Stage:
     """What a data module asks of its trainer."""
 
     def __init__(self, training: bool) -> None:
-        self.training, self.current_epoch = training, 0
+        self.training, self.current_epoch, self.max_epochs = training, 0, 1
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -167,7 +167,8 @@ def test_only_training_batches_are_changed(training: bool) -> None:
     index = torch.arange(32)
     torch.manual_seed(0)
     images, labels = data.set.train_images[:32], data.set.train_labels[:32]
-    changed, targets = data.on_after_batch_transfer((images, labels, index), 0)
+    changed, targets, numbers = data.on_after_batch_transfer((images, labels, index), 0)
+    assert numbers is index
     if training:
         assert changed.dtype == targets.dtype == torch.float32
         assert targets.shape == (32, 10)

@@ -11,7 +11,7 @@ INDEX = torch.arange(64)
 def mirrored(index: torch.Tensor, epoch: int) -> torch.Tensor:
     """Which of the images come out as their mirror images; the others come out as they are."""
     images = IMAGES.repeat(-(-len(index) // 64), 1, 1, 1)[: len(index)]
-    seen = AlternatingFlip()(images, index, epoch)
+    seen = AlternatingFlip()(images, index, epoch, 3)
     same = (seen == images).flatten(1).all(1)
     assert torch.equal(seen[~same], images[~same].flip(3))
     return ~same
@@ -33,9 +33,9 @@ def test_an_epoch_mirrors_half_of_the_images_without_a_pattern() -> None:
 def test_a_run_tells_it_which_images_and_which_epoch() -> None:
     regularization = Regularization([AlternatingFlip()])
     order = torch.randperm(64, generator=torch.Generator().manual_seed(1))
-    seen = regularization.augment(IMAGES[order], order, 1)
-    assert torch.equal(seen, AlternatingFlip()(IMAGES, INDEX, 1)[order])
+    seen = regularization.augment(IMAGES[order], order, 1, 3)
+    assert torch.equal(seen, AlternatingFlip()(IMAGES, INDEX, 1, 3)[order])
     torch.manual_seed(0)
-    both = Regularization([Crop(), AlternatingFlip()]).augment(IMAGES, INDEX, 1)
+    both = Regularization([Crop(), AlternatingFlip()]).augment(IMAGES, INDEX, 1, 3)
     torch.manual_seed(0)
-    assert torch.equal(both, Crop()(AlternatingFlip()(IMAGES, INDEX, 1)))
+    assert torch.equal(both, Crop()(AlternatingFlip()(IMAGES, INDEX, 1, 3)))

@@ -13,7 +13,7 @@ CONF = Path(__file__).parents[2] / "conf"
 OPTIONS = {
     "dropout", "dropout_increasing", "batch_norm", "weight_decay", "l1", "elastic_net", "flip", "shift",
     "rotate", "zoom", "crop", "cutout", "mixup", "cutmix", "label_smoothing", "early_stopping",
-    "weight_averaging", "alternating_flip",
+    "weight_averaging", "alternating_flip", "progressive_resizing", "hard_examples",
 }  # fmt: skip
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
@@ -48,6 +49,7 @@ class Indexed(Dataset[tuple[Tensor, Tensor, Tensor]]):
 class Batches(Sampler[Tensor]):
     """Positions of each batch, int64 (batch,), the order of epoch e a function of (seed, e) alone.
 
+    `draw(generator=)` makes the order of an epoch's `images` in place of a permutation of all.
     With several processes each takes every `world`-th image of a batch `world` times as large, so that the
     processes make equally many steps and no image counts twice.
     """
@@ -60,9 +62,10 @@ class Batches(Sampler[Tensor]):
         drop_last: bool = False,
         rank: int = 0,
         world: int = 1,
+        draw: Callable[..., Tensor] | None = None,
     ) -> None:
         self.images, self.batch_size, self.seed, self.drop_last = images, batch_size * world, seed, drop_last
-        self.rank, self.world, self.epoch = rank, world, 0
+        self.rank, self.world, self.draw, self.epoch = rank, world, draw, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning's hook, called before each epoch."""
@@ -75,7 +78,8 @@ class Batches(Sampler[Tensor]):
         order = torch.arange(self.images)
         if self.seed is not None:
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
-            order = torch.randperm(self.images, generator=generator)
+            draw = self.draw or partial(torch.randperm, self.images)
+            order = draw(generator=generator)
         for batch in order.split(self.batch_size)[: len(self)]:
             yield batch[self.rank :: self.world]
 
@@ -145,6 +149,8 @@ class ImageData(pl.LightningDataModule, ABC):
         if self.validation not in ("test", "none"):
             train, val = hold_out(labels, self.validation, self.split, self.folds, self.fold)  # type: ignore[arg-type]
         self.train_index, self.val_index = torch.from_numpy(train), torch.from_numpy(val)
+        # of each image of the data set when it last trained, in nats, for a selection
+        self.losses = torch.full((len(labels),), torch.inf)
         self.warn_of_empty_classes()
         digest = hashlib.sha256(self.set.fingerprint.encode() + train.tobytes() + val.tobytes())
         self.fingerprint = digest.hexdigest()[:16]
@@ -215,13 +221,35 @@ class ImageData(pl.LightningDataModule, ABC):
         images, labels = (getattr(self.set, f"{part}_{kind}") for kind in ("images", "labels"))
         indexed = Indexed(images, labels, index.to(device))
         if training:
-            self.check_last_batch(len(index), world)
-            sampler = Batches(len(index), self.batch_size, self.seed, self.drop_last, rank, world)
+            count, draw = len(index), None
+            if selection := self.regularization.selection:
+                count, draw = selection.count(count), self.draw_selected
+                self.losses = self.losses.to(device)
+            self.check_last_batch(count, world)
+            sampler = Batches(count, self.batch_size, self.seed, self.drop_last, rank, world, draw)
         else:
             sampler = Batches(len(index), self.eval_batch_size, rank=rank, world=world)
         # a generator of its own: the loader draws a number for each pass, and Lightning starts the first pass
         # of a resumed run behind the epoch's seed, all others before it
         return DataLoader(indexed, sampler=sampler, batch_size=None, generator=torch.Generator())
+
+    def draw_selected(self, generator: torch.Generator) -> Tensor:
+        """The positions among the training images that an epoch trains on, int64."""
+        assert self.regularization.selection is not None
+        return self.regularization.selection.choose(self.losses.cpu()[self.train_index], generator)
+
+    def note_losses(self, numbers: Tensor, losses: Tensor) -> None:
+        """Remember the losses, float32 (N,), of the images of these numbers for the epochs to come."""
+        self.losses[numbers] = losses
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self.losses.cpu()} if self.regularization.selection else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        losses = state_dict["losses"]
+        if losses.shape != self.losses.shape or losses.dtype != self.losses.dtype:
+            raise ValueError("what a checkpoint tells of the images' losses is not of this data set")
+        self.losses = losses
 
     def check_last_batch(self, images: int, world: int) -> None:
         """Refuse batch sizes that leave a process without images, or batch norm with a single one."""
@@ -254,17 +282,18 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, Tensor, Tensor], dataloader_idx: int
-    ) -> tuple[Tensor, Tensor]:
-        """Images and targets of a batch. Those that train are augmented: float32 pixels, 0 to 255, and class
-        probabilities if they are mixed."""
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Images, targets and numbers of a batch. Those that train are augmented: float32 pixels, 0 to 255,
+        and class probabilities if they are mixed."""
         assert self.trainer is not None
         assert self.set is not None
         images, targets, index = batch
         if not self.trainer.training:
-            return images, targets
+            return batch
         if self.regularization.transforms_images:
-            images = self.regularization.augment(images.float(), index, self.trainer.current_epoch)
+            epoch, epochs = self.trainer.current_epoch, self.trainer.max_epochs or -1
+            images = self.regularization.augment(images.float(), index, epoch, epochs)
         if self.regularization.mixes_images:
             probabilities = one_hot(targets, len(self.set.classes)).float()
             images, targets = self.regularization.mix(images.float(), probabilities)
-        return images, targets
+        return images, targets, index

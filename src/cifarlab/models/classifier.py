@@ -17,7 +17,7 @@ from cifarlab.errors import RunFailed
 from cifarlab.optim.schedules import Plateau, Schedule
 from cifarlab.regularizers import Regularization
 
-Batch = tuple[Tensor, Tensor]
+Batch = tuple[Tensor, Tensor, Tensor]  # images, targets, the images' numbers in the data set
 REMEDY = "lower optimizer.lr, or set trainer.gradient_clip_val=1"
 
 
@@ -121,8 +121,10 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective: cross-entropy against the (smoothed) targets plus the penalties."""
-        images, targets = batch
+        images, targets, numbers = batch
         cross_entropy, mean_log_p, correct = self.losses(self(images), targets)
+        if self.regularization.selection:
+            self.trainer.datamodule.note_losses(numbers, cross_entropy.detach())
         self.train_tally.add(cross_entropy, correct)
         objective = cross_entropy.mean()
         if smoothing := self.regularization.smoothing:
@@ -176,7 +178,7 @@ class Classifier(pl.LightningModule):
 
     def score(self, batch: Batch) -> Tensor:
         """Count a batch; returns its logits (N, num_classes)."""
-        images, labels = batch
+        images, labels, _ = batch
         logits = self(images)
         cross_entropy, _, correct = self.losses(logits, labels)
         self.eval_tally.add(cross_entropy, correct)

@@ -10,6 +10,7 @@ from cifarlab.regularizers.base import (
     Normalization,
     Penalty,
     Regularizer,
+    Selection,
     Smoothing,
     StoppingRule,
     Transform,
@@ -19,9 +20,11 @@ from cifarlab.regularizers.crop import Crop
 from cifarlab.regularizers.cutout import Cutout
 from cifarlab.regularizers.dropout import Dropout, DropoutIncreasing
 from cifarlab.regularizers.early_stopping import EarlyStopping
+from cifarlab.regularizers.hard_examples import HardExamples
 from cifarlab.regularizers.label_smoothing import LabelSmoothing
 from cifarlab.regularizers.mixing import CutMix, Mixup
 from cifarlab.regularizers.penalties import L1, L2, ElasticNet
+from cifarlab.regularizers.progressive_resizing import ProgressiveResizing
 from cifarlab.regularizers.regularization import Regularization
 from cifarlab.regularizers.weight_averaging import WeightAveraging
 
@@ -42,14 +45,17 @@ __all__ = [
     "ElasticNet",
     "EpochTransform",
     "Flip",
+    "HardExamples",
     "LabelSmoothing",
     "Mix",
     "Mixup",
     "Normalization",
     "Penalty",
+    "ProgressiveResizing",
     "Regularization",
     "Regularizer",
     "Rotate",
+    "Selection",
     "Shift",
     "Smoothing",
     "StoppingRule",

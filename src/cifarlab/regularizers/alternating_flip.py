@@ -17,7 +17,7 @@ class AlternatingFlip(EpochTransform):
 
     order = 4
 
-    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
+    def __call__(self, images: Tensor, index: Tensor, epoch: int, epochs: int) -> Tensor:
         mixed = index * 0x9E3779B9  # two multiplications and a fold: a hash without a pattern in its bits
         half = ((mixed ^ (mixed >> 15)) * 0x85EBCA6B >> 20) % 2
         mirrored = (half + epoch) % 2 == 1

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 
@@ -61,13 +62,28 @@ class Transform(Regularizer, ABC):
 
 
 class EpochTransform(Regularizer, ABC):
-    """A change of the training images that follows from which they are and from the epoch."""
+    """A change of the training images that follows from which they are and from how far the run is."""
 
     order: ClassVar[int] = 100  # among the transforms
+    sizes: Sequence[int] = ()  # in pixels, that it may change images to
 
     @abstractmethod
-    def __call__(self, images: Tensor, index: Tensor, epoch: int) -> Tensor:
-        """Float32 pixels 0 to 255, (N, C, H, W), and their numbers in the data set, int64 (N,), to pixels."""
+    def __call__(self, images: Tensor, index: Tensor, epoch: int, epochs: int) -> Tensor:
+        """Float32 pixels 0 to 255, (N, C, H, W), and their numbers in the data set, int64 (N,), to pixels, in
+        epoch 0, 1 ... of the run's `epochs`."""
+
+
+class Selection(Regularizer, ABC):
+    """Which of the training images an epoch trains on, by how well the network knew them."""
+
+    @abstractmethod
+    def count(self, images: int) -> int:
+        """How many of so many training images: the same in every epoch."""
+
+    @abstractmethod
+    def choose(self, losses: Tensor, generator: torch.Generator) -> Tensor:
+        """Positions of `count` images, int64, in the order of training; `losses`, float32 (images,), are of
+        the last time that each was trained on, infinite where it never was."""
 
 
 class Mix(Regularizer, ABC):

@@ -19,6 +19,7 @@ from cifarlab.regularizers.base import (
     Normalization,
     Penalty,
     Regularizer,
+    Selection,
     Smoothing,
     StoppingRule,
     Transform,
@@ -38,6 +39,7 @@ class Regularization:
         self.normalization = _only([r for r in chosen if isinstance(r, Normalization)], "normalization")
         self.stopping = [r for r in chosen if isinstance(r, StoppingRule)]
         self.averaging = _only([r for r in chosen if isinstance(r, Averaging)], "average of the weights")
+        self.selection = _only([r for r in chosen if isinstance(r, Selection)], "selection of images")
         self._dropout = _only([r for r in chosen if isinstance(r, DropoutRates)], "set of dropout rates")
         self._smoothing = _only([r for r in chosen if isinstance(r, Smoothing)], "label smoothing")
         self._penalties = [r for r in chosen if isinstance(r, Penalty)]
@@ -65,20 +67,29 @@ class Regularization:
         return bool(self._transforms)
 
     @property
+    def sizes(self) -> list[int]:
+        """In pixels, what `augment` may change the images' height and width to."""
+        resizing = (t.sizes for t in self._transforms if isinstance(t, EpochTransform))
+        return [size for sizes in resizing for size in sizes]
+
+    @property
     def mixes_images(self) -> bool:
         """Whether `mix` does anything."""
         return bool(self._mixes)
 
-    def augment(self, images: Tensor, index: Tensor | None = None, epoch: int = 0) -> Tensor:
+    def augment(
+        self, images: Tensor, index: Tensor | None = None, epoch: int = 0, epochs: int = 1
+    ) -> Tensor:
         """Float32 pixels 0 to 255, (N, C, H, W), through all transforms in their fixed order; those that
         are affine and follow each other interpolate once.
 
         `index`, int64 (N,), says which of the data set's images they are; without it all count as number 0.
+        `epoch` is that of the run's `epochs`.
         """
         for transform in self._transforms:
             if isinstance(transform, EpochTransform):
                 numbers = torch.zeros(len(images), dtype=torch.int64) if index is None else index
-                images = transform(images, numbers.to(images.device), epoch)
+                images = transform(images, numbers.to(images.device), epoch, epochs)
             else:
                 images = transform(images)
         return images

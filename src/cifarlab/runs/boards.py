@@ -64,7 +64,7 @@ class Board(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int
     ) -> None:
         if batch_idx == trainer.current_epoch == 0:
-            images, targets = batch
+            images, targets, _ = batch
             self.first_batch = images[:IMAGES].clone(), targets[:IMAGES].clone()
 
     @rank_zero_only
