@@ -103,20 +103,25 @@ def test_the_figures_are_the_records_to_the_last_digit(finished: Path, tmp_path:
 
 
 def test_all_figures_agree_with_independent_implementations(finished: Path, tmp_path: Path) -> None:
-    result = evaluate(str(finished), flips=True, out=str(tmp_path))
+    result = evaluate(str(finished), flips=True, shifts=2, out=str(tmp_path))
     opened = open_run(finished)
     data = opened.data().set
     assert data is not None
     images, labels = data.test_images, data.test_labels
     p = torch.softmax(opened.logits(images).double(), 1)
     both = (p + torch.softmax(opened.logits(images.flip(3)).double(), 1)) / 2
-    for found, expected in ((result, p), (result["with_flips"], both)):
+    padded = torch.nn.functional.pad(images.float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)
+    corners = [padded[:, :, at : at + 32, at : at + 32] for at in (0, 4)]
+    views = [view for corner in corners for view in (corner, corner.flip(3))]
+    moved = sum(torch.softmax(opened.logits(view).double(), 1) for view in views) / 4
+    columns = {"with_flips": both, "with_shifts": (both + moved) / 2}
+    for found, expected in ((result, p), *((result[name], mean) for name, mean in columns.items())):
         assert found["accuracy"] == np.mean(expected.argmax(1).numpy() == labels.numpy())
         assert found["loss"] == pytest.approx(-np.log(expected.numpy()[range(359), labels]).mean(), rel=1e-6)
         top5 = top_k_accuracy_score(labels, expected.numpy(), k=5, labels=range(10))
         assert found["top5_accuracy"] == pytest.approx(top5)
         error = multiclass_calibration_error(expected, labels, num_classes=10, n_bins=15, norm="l1")
-        assert found["expected_calibration_error"] == pytest.approx(error.item())
+        assert found["expected_calibration_error"] == pytest.approx(error.item(), abs=1e-6)
     assert both.ne(p).any()
 
     matrix = confusion_matrix(labels, p.argmax(1))
@@ -286,14 +291,15 @@ def test_summary() -> None:
     figures["expected_calibration_error"] = 0.01
     rows = [{"class": name, "accuracy": value} for name, value in accuracies.items()]
     result = {**figures, "with_flips": {**figures, "accuracy": 0.625}, "notes": ["A note."]}
+    result["with_shifts"] = {**figures, "accuracy": 0.75}
     assert summary(result | {"classes": rows, "superclasses": None}) == "\n".join(
         [
             "",
-            "                          plain   with flips",
-            "accuracy                 50.00%       62.50%",
-            "top-5 accuracy          100.00%      100.00%",
-            "loss (nats)              1.2500       1.2500",
-            "calibration error        0.0100       0.0100",
+            "                          plain   with flips   with flips and shifts",
+            "accuracy                 50.00%       62.50%                  75.00%",
+            "top-5 accuracy          100.00%      100.00%                 100.00%",
+            "loss (nats)              1.2500       1.2500                  1.2500",
+            "calibration error        0.0100       0.0100                  0.0100",
             "",
             "best classes          d 75.0%, a 50.0%",
             "worst classes         c 25.0%, a 50.0%",

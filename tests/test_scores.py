@@ -66,9 +66,11 @@ def test_confident_mistakes_come_surest_first() -> None:
     assert scores.confident_mistakes(P.log(), P.argmax(1), 25).tolist() == []
 
 
-def test_mean_of_two_averages_probabilities() -> None:
+def test_mean_of_averages_probabilities() -> None:
     mirrored = P.flip(1)
-    mean = scores.mean_of_two(P.log(), mirrored.log())
+    mean = scores.mean_of([P.log(), mirrored.log()], [1, 1])
     assert torch.allclose(mean.exp(), (P + mirrored) / 2)
+    uneven = scores.mean_of([P.log(), mirrored.log()], [3, 1])
+    assert torch.allclose(uneven.exp(), 0.75 * P + 0.25 * mirrored)
     losses = [scores.figures(log_p, LABELS)["loss"] for log_p in (mean, P.log(), mirrored.log())]
     assert losses[0] < (losses[1] + losses[2]) / 2

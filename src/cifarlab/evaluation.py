@@ -26,6 +26,7 @@ from cifarlab.models.classifier import Tally
 from cifarlab.pictures.grid import save
 from cifarlab.pictures.scores import confusion_figure, mistakes_figure, reliability_figure
 from cifarlab.runs.reopen import OpenRun, open_run
+from cifarlab.types import Shift
 from cifarlab.untrusted import clean
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,7 @@ def evaluate(
     split: Literal["test", "val", "train"] = "test",
     weights: Literal["scored", "last", "best"] = "scored",
     flips: bool = False,
+    shifts: Shift = 0,
     out: str | None = None,
     accelerator: Literal["auto", "cpu", "gpu"] = "auto",
     data: Any = None,
@@ -67,6 +69,8 @@ def evaluate(
         split: which images, none of them augmented.
         weights: those that the run scored (else the last epoch's), or the `last` or `best` epoch's.
         flips: also score the mean of the probabilities of each image and its mirror image.
+        shifts: also score the mean over each image, which counts one half, and itself moved by so many pixels
+            up and left, and down and right, edges mirrored; with `flips` each of them both ways (Jordan, 2024).
         out: the folder for the files; None for DIR/evaluation/<split>.
         accelerator: as the Trainer's.
         data: keys of `data` that are other than the run's, such as `root`; what is None stays.
@@ -90,13 +94,19 @@ def evaluate(
     logits = opened.logits(images)
     if not logits.isfinite().all():
         raise UserError(f"{opened.file}: these weights make logits that are NaN or infinite.")
-    # float64 tells apart the many images that an overfitted network is sure of
-    log_p, superclass_of = logits.double().log_softmax(1), loaded.superclass_of
+    log_p, superclass_of = log_probabilities(logits), loaded.superclass_of
     figures = scores.figures(log_p, labels, superclass_of) | as_in_training(opened, logits, labels)
-    flipped = None
+    averaged = {}
+    mean = log_p
     if flips:
-        both = scores.mean_of_two(log_p, opened.logits(images.flip(3)).double().log_softmax(1))
-        flipped = scores.figures(both, labels, superclass_of)
+        mean = scores.mean_of([log_p, log_probabilities(opened.logits(images.flip(3)))], [1, 1])
+        averaged["with_flips"] = scores.figures(mean, labels, superclass_of)
+    if shifts:
+        views = [moved(images, by) for by in (shifts, -shifts)]
+        ways = [[view, view.flip(3)] if flips else [view] for view in views]
+        others = [log_probabilities(opened.logits(view)) for both in ways for view in both]
+        mean = scores.mean_of([mean, *others], [1, *[1 / len(others)] * len(others)])
+        averaged["with_shifts"] = scores.figures(mean, labels, superclass_of)
     matrix, calibration = scores.confusion(log_p, labels), scores.calibration(log_p, labels)
     wrong = scores.confident_mistakes(log_p, labels, count=25)
 
@@ -108,7 +118,9 @@ def evaluate(
         "file": opened.file.name,
         "environment": environment(opened),
         **figures,
-        "with_flips": flipped,
+        "with_flips": averaged.get("with_flips"),
+        "with_shifts": averaged.get("with_shifts"),
+        "shifts": shifts,
         "recorded": recorded(opened, split, len(labels)),
         **by_class(matrix, loaded),
         "calibration": asdict(calibration),
@@ -140,6 +152,20 @@ def part(data: ImageData, split: str) -> Part:
     if not len(places):
         raise UserError("split=val: that run has data.validation=none; type split=test or split=train.")
     return Part(data.set.train_images[places], data.set.train_labels[places], places)
+
+
+def log_probabilities(logits: Tensor) -> Tensor:
+    """In float64, which tells apart the many images that an overfitted network is sure of."""
+    return logits.double().log_softmax(1)
+
+
+def moved(images: Tensor, by: int) -> Tensor:
+    """Images (N, C, H, W) moved by that many pixels down and to the right, the edges mirrored."""
+    places = []
+    for size in images.shape[2:]:
+        place = (torch.arange(size) - by).abs()
+        places.append(torch.where(place < size, place, 2 * (size - 1) - place))
+    return images[:, :, places[0]][:, :, :, places[1]]
 
 
 @contextmanager
@@ -262,19 +288,24 @@ def comparison(result: Mapping[str, Any], then: Mapping[str, Any], batch_size: i
 
 def summary(result: Mapping[str, Any]) -> str:
     """The figures for the terminal: a table, the best and the worst classes, the notes."""
-    columns = [result, result["with_flips"]] if result["with_flips"] else [result]
-    lines = ["", *([f"{'':<22}{'plain':>9}{'with flips':>13}"] if len(columns) > 1 else [])]
+    shifts = "with flips and shifts" if result["with_flips"] else "with shifts"
+    named = {"plain": result, "with flips": result["with_flips"], shifts: result["with_shifts"]}
+    columns = {name: column for name, column in named.items() if column}
+    widths = [max(len(name) + 3, 9) for name in columns]
+    heads = "".join(f"{name:>{width}}" for name, width in zip(columns, widths, strict=True))
+    lines = ["", *([f"{'':<22}{heads}"] if len(columns) > 1 else [])]
     for key, (name, form) in FIGURES.items():
         if result[key] is not None:
-            values = (form.format(column[key]) for column in columns)
-            lines.append(f"{name:<22}" + "".join(f"{v:>{w}}" for v, w in zip(values, (9, 13), strict=False)))
+            values = (form.format(column[key]) for column in columns.values())
+            cells = "".join(f"{value:>{width}}" for value, width in zip(values, widths, strict=True))
+            lines.append(f"{name:<22}{cells}")
     lines.append("")
     for kind in ("classes", "superclasses"):
         rows = [row for row in result[kind] or () if row["accuracy"] is not None]
         for word, sign in (("best", -1), ("worst", 1)) if rows else ():
             ranked = sorted(rows, key=lambda row: sign * row["accuracy"])
-            named = [f"{clean(row['class'])} {row['accuracy']:.1%}" for row in ranked]
-            lines.append(f"{f'{word} {kind}':<22}{', '.join(named[: min(3, len(rows) // 2)])}")
+            ranking = [f"{clean(row['class'])} {row['accuracy']:.1%}" for row in ranked]
+            lines.append(f"{f'{word} {kind}':<22}{', '.join(ranking[: min(3, len(rows) // 2)])}")
     return "\n".join([*lines, "", *result["notes"]])
 
 
@@ -305,5 +336,5 @@ def draw_mistakes(path: Path, images: Tensor, rows: Sequence[Mapping[str, Any]],
     """The images, uint8 (N, 3, 32, 32), with what they were taken for above what they are."""
     path.unlink(missing_ok=True)  # that of an earlier evaluation, if nothing is wrong any more
     if rows:
-        shown_as = [(row["predicted"], row["probability"], row["true"]) for row in rows]
-        save(mistakes_figure(images, shown_as, title), path)
+        rankingas = [(row["predicted"], row["probability"], row["true"]) for row in rows]
+        save(mistakes_figure(images, rankingas, title), path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 
@@ -100,11 +101,12 @@ def confident_mistakes(log_p: Tensor, labels: Tensor, count: int) -> Tensor:
     return wrong[confidence[wrong].argsort(descending=True, stable=True)][:count]
 
 
-def mean_of_two(log_p: Tensor, other: Tensor) -> Tensor:
-    """The logarithm of the mean of two predictions' probabilities: float64 (N, classes).
+def mean_of(log_ps: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The logarithm of the weighted mean of predictions' probabilities: float64 (N, classes).
 
     Of the probabilities, as in A. Krizhevsky, I. Sutskever and G. E. Hinton, ImageNet classification with
     deep convolutional neural networks (2012), and not of the logits: by Jensen's inequality its loss is never
-    above the mean of the two losses.
+    above the mean of their losses.
     """
-    return torch.logaddexp(log_p.double(), other.double()) - log(2)
+    shares = [log(weight / sum(weights)) for weight in weights]
+    return torch.stack([log_p.double() + s for log_p, s in zip(log_ps, shares, strict=True)]).logsumexp(0)
