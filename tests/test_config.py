@@ -211,7 +211,7 @@ WRONG = {
         "trainer.max_epochs": -1,
         "trainer.max_steps": 9,
     },
-    "reg=hard_examples chooses by the losses that one process has seen; set trainer.devices=1 instead of 2.": {
+    "reg=hard_examples chooses by the losses that one process has seen; set trainer.devices=1, not 2.": {
         "reg": {"hard_examples": {"_target_": "cifarlab.regularizers.hard_examples.HardExamples"}},
         "trainer.devices": 2,
     },

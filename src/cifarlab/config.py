@@ -263,8 +263,8 @@ def check_epochs(reg: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
         devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1)
     ):
         raise WrongKey(
-            "reg=hard_examples chooses by the losses that one process has seen; set trainer.devices=1 instead "
-            f"of {show(devices)}.",
+            "reg=hard_examples chooses by the losses that one process has seen; set trainer.devices=1, not "
+            f"{show(devices)}.",
             "trainer.devices",
             "reg",
         )

@@ -70,7 +70,7 @@ def evaluate(
         weights: those that the run scored (else the last epoch's), or the `last` or `best` epoch's.
         flips: also score the mean of the probabilities of each image and its mirror image.
         shifts: also score the mean over each image, which counts one half, and itself moved by so many pixels
-            up and left, and down and right, edges mirrored; with `flips` each of them both ways (Jordan, 2024).
+            up and left, and down and right, edges mirrored; with `flips` each both ways (Jordan, 2024).
         out: the folder for the files; None for DIR/evaluation/<split>.
         accelerator: as the Trainer's.
         data: keys of `data` that are other than the run's, such as `root`; what is None stays.

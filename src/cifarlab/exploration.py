@@ -171,7 +171,9 @@ def augmented(data: ImageData, regularization: Regularization, title: str) -> Fi
     drawn = [(pixels, probabilities)]
     versions = (regularization.augment(pixels, epoch=epoch, epochs=15) for epoch in range(15))
     drawn += [regularization.mix(version, probabilities) for version in versions]
-    shown = torch.cat([interpolate(pixels[:1], images.train_images.shape[2:]) for pixels, _ in drawn]).round().clamp(0, 255).to(torch.uint8)
+    whole = images.train_images.shape[2:]
+    shown = torch.cat([interpolate(pixels[:1], whole) for pixels, _ in drawn])
+    shown = shown.round().clamp(0, 255).to(torch.uint8)
     captions = [shares(probabilities[0], images.classes) for _, probabilities in drawn]
     return grid(shown, 4, captions if regularization.mixes_images else None, title)
 

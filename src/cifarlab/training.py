@@ -257,8 +257,8 @@ def refuse_size(model: Classifier, size: int) -> None:
             model.eval()(torch.zeros(1, 3, size, size))
     except RuntimeError as error:
         raise UserError(
-            f"reg holds images of {size} x {size} pixels, which this network cannot take: choose one that ends "
-            "in global pooling, such as model=speedrun or resnet18, or larger sizes."
+            f"reg holds images of {size} x {size} pixels, which this network cannot take: choose one that "
+            "ends in global pooling, such as model=speedrun or resnet18, or larger sizes."
         ) from error
     finally:
         model.train()

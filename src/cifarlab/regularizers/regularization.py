@@ -77,9 +77,7 @@ class Regularization:
         """Whether `mix` does anything."""
         return bool(self._mixes)
 
-    def augment(
-        self, images: Tensor, index: Tensor | None = None, epoch: int = 0, epochs: int = 1
-    ) -> Tensor:
+    def augment(self, images: Tensor, index: Tensor | None = None, epoch: int = 0, epochs: int = 1) -> Tensor:
         """Float32 pixels 0 to 255, (N, C, H, W), through all transforms in their fixed order; those that
         are affine and follow each other interpolate once.
 
