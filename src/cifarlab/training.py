@@ -241,6 +241,7 @@ def make_model(config: Config, data: ImageData, regularization: Regularization) 
     )
     model.superclass_of = data.superclass_of
     model.classes = data.set.classes
+    model.note_losses = data.note_losses if regularization.selection else None
     for size in regularization.sizes:
         refuse_size(model, size)
     return model.to(memory_format=model.memory_format)  # as the images: else each step reorders the weights

@@ -87,6 +87,8 @@ class Classifier(pl.LightningModule):
         # (classes,), CIFAR-100's 20 superclasses; no part of the weights, but it lives where they do
         self.register_buffer("superclass_of", None, persistent=False)
         self.classes = [str(label) for label in range(num_classes)]  # replaced by the data set's names
+        # what a selection of images learns from: called with a training batch's numbers and losses
+        self.note_losses: Callable[[Tensor, Tensor], None] | None = None
         self.memory_format = torch.channels_last
         self.train_tally, self.eval_tally, self.eval_super = Tally(), Tally(), Tally()
         self.scores: dict[str, float] = {}  # of the last pass over validation or test images
@@ -123,8 +125,8 @@ class Classifier(pl.LightningModule):
         """The objective: cross-entropy against the (smoothed) targets plus the penalties."""
         images, targets, numbers = batch
         cross_entropy, mean_log_p, correct = self.losses(self(images), targets)
-        if self.regularization.selection:
-            self.trainer.datamodule.note_losses(numbers, cross_entropy.detach())
+        if self.note_losses is not None:
+            self.note_losses(numbers, cross_entropy.detach())
         self.train_tally.add(cross_entropy, correct)
         objective = cross_entropy.mean()
         if smoothing := self.regularization.smoothing:

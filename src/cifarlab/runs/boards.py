@@ -47,7 +47,7 @@ class Board(pl.Callback):
 
     def __init__(self, logger: RunLogger) -> None:
         self.logger = logger
-        self.first_batch: Batch | None = None
+        self.first_batch: tuple[Tensor, Tensor] | None = None
         self.filters_at: int | None = None  # the step of their last picture
 
     @rank_zero_only
