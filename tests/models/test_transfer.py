@@ -127,7 +127,9 @@ def trained(model: Transfer) -> tuple[set[str], set[str]]:
     """The names of the features' and of the last layer's tensors that two epochs of one step each change."""
     before = state(model.net.features), state(model.net.linear)
     model.make_optimizer, model.make_scheduler = partial(sgd, lr=0.1), constant
-    loader = torch.utils.data.DataLoader([(image, 3) for image in IMAGES], batch_size=4)
+    loader = torch.utils.data.DataLoader(
+        [(image, 3, number) for number, image in enumerate(IMAGES)], batch_size=4
+    )
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=2,

@@ -1,7 +1,8 @@
-"""Small parts that several networks share: activations and Keras's initialisations."""
+"""Small parts that several networks share: activations, dropout and Keras's initialisations."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from cifarlab.types import Activation
@@ -22,6 +23,23 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 def make_activation(name: Activation) -> nn.Module:
     """A fresh layer of that nonlinearity."""
     return ACTIVATIONS[name]()
+
+
+class Dropout(nn.Dropout):
+    """Dropout (Srivastava et al., 2014) whose mask costs a CPU less to draw.
+
+    torch draws a float for each element, on one thread; here 16 bits of a 64-bit integer decide. The rate is
+    rounded to a multiple of 1/65536, by which what is kept is scaled up. On a GPU it is torch's.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or x.device.type != "cpu":
+            return super().forward(x)
+        kept = max(1, round((1 - self.p) * 2**16))  # of the 65,536 values
+        fours = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+        order = torch.empty_like(x, dtype=torch.int16).stride()  # of x, where that has no gaps
+        bits = fours.view(torch.int16).as_strided(x.shape, order)
+        return x * (bits <= kept - 2**15 - 1).to(x.dtype).mul_(2**16 / kept)
 
 
 def he_uniform(layer: nn.Conv2d | nn.Linear) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
-from cifarlab.models.layers import glorot_uniform, he_uniform, make_activation
+from cifarlab.models.layers import Dropout, glorot_uniform, he_uniform, make_activation
 from cifarlab.types import Activation, Count, Halvings, Rate
 
 Padding = Literal["same", "valid"]
@@ -70,7 +70,7 @@ class ConvNet(Classifier):
             for width, pad in zip(widths, padding, strict=False):
                 add(nn.Conv2d(channels, width, 3, padding=pad), width)
                 channels, size = width, size - 2 * (pad == "valid")
-            drop = [nn.Dropout(rate)] if rate else []
+            drop = [Dropout(rate)] if rate else []
             if drop_before_pool:
                 layers.extend([*drop, nn.MaxPool2d(2)])
             else:
@@ -87,7 +87,7 @@ class ConvNet(Classifier):
         features = channels * size * size
         for width, rate in zip(dense, rates[len(blocks) :], strict=True):
             add(nn.Linear(features, width), width)
-            layers.extend([nn.Dropout(rate)] if rate else [])
+            layers.extend([Dropout(rate)] if rate else [])
             features = width
         layers.append(nn.Linear(features, self.num_classes))
         glorot_uniform(layers[-1])  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
-from cifarlab.models.layers import make_activation
+from cifarlab.models.layers import Dropout, make_activation
 from cifarlab.types import Activation, Count
 
 Shortcut = Literal["identity", "projection"]
@@ -78,7 +78,7 @@ class ResNet(Classifier):
             if number == len(widths):
                 layers["mean"] = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
             if rate:
-                layers[f"dropout{number}"] = nn.Dropout(rate)
+                layers[f"dropout{number}"] = Dropout(rate)
         layers["linear"] = nn.Linear(channels, self.num_classes)
         self.net = nn.Sequential(layers)
 

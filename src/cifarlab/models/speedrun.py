@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
-from cifarlab.models.layers import Scale, make_activation
+from cifarlab.models.layers import Dropout, Scale, make_activation
 from cifarlab.types import Activation, Count, Positive
 
 PATCH = 2  # pixels wide and high, of what is whitened
@@ -64,7 +64,7 @@ class Speedrun(Classifier):
                 make_activation(activation),
             ]
             layers += [identity_conv(width, width), norm(width), make_activation(activation)]
-            layers += [nn.Dropout(rate)] if rate else []
+            layers += [Dropout(rate)] if rate else []
             channels = width
         linear = nn.Linear(channels, self.num_classes, bias=False)
         self.net = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten(), linear, Scale(scale))
