@@ -32,19 +32,19 @@ def main() -> None:
     print(f"{'post':6}{'Keras policy':16}{'ours':>8}{'Keras':>8}{'ratio':>8}   images/s, medians")
     for post in own["posts"].split(","):
         for policy in own["policies"].split(","):
-            ours, theirs, ratio = compare(post, policy, int(own["steps"]), int(own["rounds"]))
+            pairs = compare(post, policy, int(own["steps"]), int(own["rounds"]))
+            ours, theirs = map(median, zip(*pairs, strict=True))
+            ratio = median(one / other for one, other in pairs)
             print(f"{post:6}{policy:16}{ours:8,.0f}{theirs:8,.0f}{ratio:8.2f}", flush=True)
 
 
-def compare(post: str, policy: str, steps: int, rounds: int) -> tuple[float, float, float]:
-    """Images per second of ours and of Keras's, and their ratio: medians over the rounds."""
+def compare(post: str, policy: str, steps: int, rounds: int) -> list[tuple[float, float]]:
+    """Images per second of ours and of Keras's, round by round."""
     workers = [Worker("ours", post, policy, steps), Worker("keras", post, policy, steps)]
     turns = [[worker.turn() for worker in workers] for _ in range(rounds + 1)][1:]
     for worker in workers:
         worker.process.kill()
-    rates = [[BATCH * steps / seconds for seconds in turn] for turn in turns]
-    ours, theirs = map(median, zip(*rates, strict=True))
-    return ours, theirs, median(one / other for one, other in rates)
+    return [(BATCH * steps / ours, BATCH * steps / theirs) for ours, theirs in turns]
 
 
 class Worker:

@@ -13,21 +13,22 @@ import torch
 
 log = logging.getLogger(__name__)
 
+LARGE_BATCH = 256  # images of 32 x 32
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
-def keep_memory() -> None:
+def keep_memory(batch_size: int = 1) -> None:
     """Let glibc keep freed memory, which it else hands back to the kernel and asks for again at each step.
 
-    Does nothing where there is no glibc.
+    Large batches also get large pages: at 2,048 images a step of VGG-3 takes a tenth less then, at 64 no less,
+    and the process a tenth more memory. Does nothing where there is no glibc.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    os.environ.setdefault(
-        "THP_MEM_ALLOC_ENABLE", "1"
-    )  # torch asks for large pages if it finds this at first use
+    if batch_size >= LARGE_BATCH:
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # which torch looks for at its first large tensor
     mallopt(M_MMAP_THRESHOLD, 2**30)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 

@@ -77,7 +77,7 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     regularization = Regularization([instantiate(part) for part in config["reg"].values()])
     data: ImageData = instantiate(config["data"], seed=config["seed"], regularization=regularization)
     data.setup()
-    hardware.keep_memory()  # behind the data, whose preparation would otherwise be kept as well
+    hardware.keep_memory(data.batch_size)  # behind the data, whose preparation would else be kept as well
     model = make_model(config, data, regularization)
     record = records.new(config, choices) if config["resume"] is None else records.read(folder)
     checkpoint = starting_point(config, folder, record, model, data)

@@ -81,7 +81,7 @@ def test_the_data_are_split_as_they_were(finished: Path) -> None:
 
 def test_keys_of_the_data_can_be_other_than_the_runs(run: Path) -> None:
     assert open_run(run, data={"eval_batch_size": 9}).batch_size == 9
-    assert open_run(run, data={"eval_batch_size": None}).batch_size == 500
+    assert open_run(run, data={"eval_batch_size": None}).batch_size == 125
     assert "data.eval_batch_size=0: expected a whole number" in refusal(run, data={"eval_batch_size": 0})
     assert "data.root: data has no key 'root'" in refusal(run, data={"root": "elsewhere"})
 

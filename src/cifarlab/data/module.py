@@ -110,7 +110,7 @@ class ImageData(pl.LightningDataModule, ABC):
     def __init__(
         self,
         batch_size: Count = 64,
-        eval_batch_size: Count = 500,
+        eval_batch_size: Count = 125,
         validation: Literal["split", "fold", "test", "none"] | OpenFraction | Count = "split",
         split: Literal["stratified", "last"] = "stratified",
         folds: Count = 5,

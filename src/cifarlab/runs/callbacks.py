@@ -99,6 +99,7 @@ class RunRecord(pl.Callback):
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # the clock of training stands while validation runs
         self.seconds += time.perf_counter() - self.started
+        hardware.return_memory()  # of training's batches, which validation's larger ones do not fit into
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)

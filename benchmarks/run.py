@@ -1,0 +1,284 @@
+"""All timings in one table: ours, what it is held against, the ratio, and the machine.
+
+    python benchmarks/run.py [sections=loop,batch,rewrites,together,memory,start,keras] [rounds=5]
+
+| section | ours | held against |
+|---|---|---|
+| loop | training images/s of A3, A6 and A9, the whole of `train.py` | a bare loop with the same layers |
+| batch | the whole of A3 at batches of 32 to 2,048 | itself at 64; each measured beside a bare loop of 64 |
+| rewrites | a bare step as our networks are built | the same without one of the rewrites |
+| together | training images/s of several A3 networks at once | one alone |
+| memory | the peak of A3; what a second process keeps of the data set | 1.2 GiB; all of it |
+| start | launch to first step, loading the data, `--help` | 7 s, 0.5 s, 0.6 s |
+| keras | training images/s of A3, A6 and A9 (needs the extra `bench`) | Keras, see `keras_posts.py` |
+
+Figures are medians over `rounds` that alternate between the two sides, so that a machine that drifts slows
+both. Times depend on the machine, so its rates come with them: a matrix product, a copy, and E, the
+seconds of an epoch of a bare VGG-3 loop. Each section also goes to `benchmarks/results/<section>.json`.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import keras_posts
+import machine
+import torch
+import training_loop
+from torch import nn
+
+from cifarlab import hardware
+from cifarlab.data.sets import CIFAR10
+from cifarlab.models.layers import Dropout
+from cifarlab.models.plain import VGG
+from cifarlab.regularizers import DropoutIncreasing, Regularization
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "data"
+POSTS = keras_posts.POSTS
+
+
+@dataclass
+class Row:
+    """One line: what was measured, ours and the other's figure in `unit`, and their ratio."""
+
+    what: str
+    ours: float
+    other: float
+    unit: str
+    ratio: float
+
+
+def compared(what: str, pairs: list[tuple[float, float]], unit: str = "images/s") -> Row:
+    """Medians over rounds of (ours, other), and the median of their ratios."""
+    ours, other = (median(side) for side in zip(*pairs, strict=True))
+    return Row(what, ours, other, unit, median(one / two for one, two in pairs))
+
+
+def loop(rounds: int) -> Iterator[Row]:
+    for post, name in POSTS.items():
+        pairs = training_loop.compare([f"experiment=posts/{name}"], steps=25, rounds=rounds)
+        yield compared(f"{post.upper()}, against its bare loop", pairs)
+
+
+def batch(rounds: int) -> Iterator[Row]:
+    experiment = f"experiment=posts/{POSTS['a3']}"
+    ratios: dict[int, Row] = {}
+    for size in (64, 32, 128, 256, 512, 1024, 2048):
+        overrides = [experiment, f"data.batch_size={size}"]
+        pairs = training_loop.compare(overrides, steps=2048 // size, rounds=rounds, bare_batch_size=64)
+        ratios[size] = compared(f"A3, batches of {size:,}, against those of 64", pairs)
+    at_64 = ratios[64]
+    for row in ratios.values():  # by way of the bare loop, which both were measured beside
+        ratio = row.ratio / at_64.ratio
+        yield Row(row.what, row.ours, row.ours / ratio, row.unit, ratio)
+
+
+def rewrites(rounds: int) -> Iterator[Row]:
+    """Each rewrite undone, alone, in a network of its own."""
+
+    def relu_before_pool(net: nn.Sequential) -> nn.Sequential:
+        layers = list(net)
+        for i, layer in enumerate(layers[:-1]):
+            if isinstance(layer, nn.MaxPool2d):
+                layers[i : i + 2] = layers[i : i + 2][::-1]
+        return nn.Sequential(*layers)
+
+    def out_of_place(net: nn.Sequential) -> nn.Sequential:
+        for layer in net:
+            if isinstance(layer, nn.ReLU):
+                layer.inplace = False
+        return net
+
+    def torchs_dropout(net: nn.Sequential) -> nn.Sequential:
+        return nn.Sequential(*(nn.Dropout(m.p) if isinstance(m, Dropout) else m for m in net))
+
+    increasing = Regularization([DropoutIncreasing()])
+    cases: dict[str, tuple[Regularization, Callable[[nn.Sequential], nn.Sequential]]] = {
+        "max pool in front of ReLU, against behind it": (Regularization(), relu_before_pool),
+        "ReLU in place, against with a copy": (Regularization(), out_of_place),
+        "dropout's mask of 16-bit integers, against torch's": (increasing, torchs_dropout),
+        "channels last, against channels first": (Regularization(), lambda net: net),
+    }
+    for what, (regularization, undo) in cases.items():
+        sides = []
+        for change in (lambda net: net, undo):
+            torch.manual_seed(0)
+            net = change(VGG(num_classes=10, regularization=regularization).net)
+            net = net.to(machine.device(), memory_format=torch.channels_last)
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+            sides.append(machine.BareSteps(net, 64, optimizer, 10))
+        if what.startswith("channels"):
+            sides[1].net.to(memory_format=torch.contiguous_format)
+            sides[1].images = sides[1].images.contiguous()
+        for side in sides:
+            side.rate(3)
+        yield compared(f"VGG-3: {what}", [(sides[0].rate(10), sides[1].rate(10)) for _ in range(rounds)])
+
+
+def work(threads: int, seconds: float, begin: Any, rates: Any) -> None:
+    """A process of `together`: a bare A3 for so long, from when all are ready."""
+    torch.set_num_threads(threads)
+    hardware.keep_memory()
+    bare = machine.bare_vgg3()
+    bare.rate(3)
+    begin.wait()
+    started, images = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds:
+        images += 5 * 64
+        bare.rate(5)
+    rates.put(images / (time.perf_counter() - started))
+
+
+def together(rounds: int) -> Iterator[Row]:
+    cores = len(os.sched_getaffinity(0))
+    counts = [1, 2, 4, 8, 16] if machine.device().type == "cuda" else [1, cores]
+    spawn = multiprocessing.get_context("spawn")
+
+    def rate(count: int) -> float:
+        begin, rates = spawn.Barrier(count), spawn.Queue()
+        threads = max(1, cores // count)
+        workers = [spawn.Process(target=work, args=(threads, 8.0, begin, rates)) for _ in range(count)]
+        for worker in workers:
+            worker.start()
+        total = sum(rates.get() for _ in workers)
+        for worker in workers:
+            worker.join()
+        return total
+
+    alone = {count: [] for count in counts}
+    for _ in range(rounds):
+        for count in counts:
+            alone[count].append(rate(count))
+    for count in counts[1:]:
+        pairs = list(zip(alone[count], alone[1], strict=True))
+        yield compared(f"A3's network {count} times at once, against one of all cores", pairs)
+
+
+def memory(rounds: int) -> Iterator[Row]:
+    typed = [f"experiment=posts/{POSTS['a3']}", "trainer.max_epochs=2", "trainer.limit_train_batches=50"]
+    with tempfile.TemporaryDirectory() as folder:
+        launch("train.py", *typed, f"hydra.run.dir={folder}/run")
+        record = json.loads(Path(folder, "run", "record.json").read_text())
+    peak = record["peak_memory_bytes"] / 2**20
+    yield Row("peak memory of A3, against 1.2 GiB", peak, 1.2 * 1024, "MiB", peak / (1.2 * 1024))
+    loaded = CIFAR10(root=str(DATA), seed=0, regularization=Regularization())
+    loaded.setup()
+    assert loaded.set is not None
+    whole = sum(tensor.nbytes for tensor in loaded.set.tensors().values()) / 2**20
+    total = sum(int(tensor.sum()) for tensor in loaded.set.tensors().values())  # every page is read
+    assert total > 0
+    private = mapped("cifar10.safetensors")
+    yield Row("data set kept by a second process, against all of it", private, whole, "MiB", private / whole)
+
+
+def mapped(name: str) -> float:
+    """MiB of a mapped file that no other process can share."""
+    private, ours = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0] and not line.split()[0].endswith(":"):
+            ours = line.endswith(name)
+        elif ours and line.startswith("Private_Dirty"):
+            private += int(line.split()[1])
+    return private / 1024
+
+
+def launch(*command: str) -> None:
+    subprocess.run([sys.executable, *command], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+def start(rounds: int) -> Iterator[Row]:
+    typed = ["data.validation=none", "trainer.limit_train_batches=1", "trainer.max_epochs=1", "test=false"]
+    first_step, loading, asking = [], [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            run = Path(folder, "run")
+            started = time.perf_counter()
+            command = [sys.executable, "train.py", *typed, f"hydra.run.dir={run}"]
+            process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+            while not (run / "metrics.csv").exists() and process.poll() is None:  # an epoch of one step
+                time.sleep(0.005)
+            first_step.append(time.perf_counter() - started)
+            process.wait()
+        started = time.perf_counter()
+        CIFAR10(root=str(DATA), seed=0, regularization=Regularization()).setup()
+        loading.append(time.perf_counter() - started)
+        started = time.perf_counter()
+        launch("train.py", "--help")
+        asking.append(time.perf_counter() - started)
+    for what, times, limit in (
+        ("launch to the first step, its epoch written", first_step, 7.0),
+        ("loading and verifying CIFAR-10", loading, 0.5),
+        ("--help", asking, 0.6),
+    ):
+        yield Row(f"{what}, against {limit:g} s", median(times), limit, "s", median(times) / limit)
+
+
+def keras(rounds: int) -> Iterator[Row]:
+    if find_spec("tensorflow") is None:
+        print("keras is left out: pip install -e '.[bench]'", file=sys.stderr)
+        return
+    bf16 = hardware.has_fast_bfloat16("cpu")
+    for post in POSTS:
+        for policy in ("float32", *(["mixed_bfloat16"] * bf16)):
+            pairs = keras_posts.compare(post, policy, steps=25, rounds=rounds)
+            yield compared(f"{post.upper()}, against Keras in {policy}", pairs)
+
+
+SECTIONS: dict[str, Callable[[int], Iterator[Row]]] = {
+    f.__name__: f for f in (loop, batch, rewrites, together, memory, start, keras)
+}
+
+
+def main() -> None:
+    own = {"sections": ",".join(SECTIONS), "rounds": "5"}
+    for argument in sys.argv[1:]:
+        key, equals, value = argument.partition("=")
+        if key not in own or not equals:
+            raise SystemExit(f"{argument}: expected {' or '.join(f'{name}=' for name in own)}.")
+        own[key] = value
+    chosen = own["sections"].split(",")
+    if unknown := [name for name in chosen if name not in SECTIONS]:
+        raise SystemExit(f"sections={','.join(unknown)}: expected some of {', '.join(SECTIONS)}.")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    at = machine.describe()
+    print(f"{at['device']}, {at['threads']} threads, torch {at['torch']}")
+    print(
+        f"{at['dtype']} product {at['matrix_gflops']:,.0f} GFLOP/s, copy {at['copy_gb_per_second']:.1f} GB/s; bare "
+        f"VGG-3 loop {at['bare_vgg3_images_per_second']:,.0f} images/s, {at['bare_vgg3_gflops']:,.0f} GFLOP/s, "
+        f"E = {at['e_seconds']:.1f} s"
+    )
+    print(f"{'':<62}{'ours':>9}{'other':>9}{'ratio':>8}")
+    for name in chosen:
+        rows = []
+        for row in SECTIONS[name](int(own["rounds"])):
+            rows.append(row)
+            digits = 2 if row.unit == "s" else 0
+            figures = "".join(f"{value:>9,.{digits}f}" for value in (row.ours, row.other))
+            print(f"{row.what:<62}{figures}{row.ratio:>8.3f}  {row.unit}", flush=True)
+            gc.collect()
+        if rows:
+            file = Path(__file__).parent / "results" / f"{name}.json"
+            file.parent.mkdir(exist_ok=True)
+            content = {"section": name, "measured": datetime.now(UTC).isoformat(timespec="seconds")}
+            content |= {"rounds": int(own["rounds"]), "machine": at, "rows": [asdict(row) for row in rows]}
+            file.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
