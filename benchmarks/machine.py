@@ -61,7 +61,9 @@ def copy_rate(megabytes: int = 256) -> float:
 class BareSteps:
     """A training loop with nothing around it: one fixed batch, forward, loss, backward, optimizer."""
 
-    def __init__(self, net: nn.Module, batch_size: int, optimizer: torch.optim.Optimizer, classes: int) -> None:
+    def __init__(
+        self, net: nn.Module, batch_size: int, optimizer: torch.optim.Optimizer, classes: int
+    ) -> None:
         self.net, self.optimizer = net.train(), optimizer
         where = next(net.parameters()).device
         self.images = torch.rand(batch_size, 3, 32, 32, device=where).to(memory_format=torch.channels_last)

@@ -102,7 +102,9 @@ def main() -> None:
     print(f"{ours:12,.0f} {bare:12,.0f} {ratio:8.3f}   medians")
     at = machine.describe()
     rate = f"{at['matrix_gflops']:,.0f} GFLOP/s of a {at['dtype']} product"
-    print(f"{at['device']}, {at['threads']} threads, torch {at['torch']}, {rate}, E = {at['e_seconds']:.1f} s")
+    print(
+        f"{at['device']}, {at['threads']} threads, torch {at['torch']}, {rate}, E = {at['e_seconds']:.1f} s"
+    )
 
 
 if __name__ == "__main__":

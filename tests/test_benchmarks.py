@@ -1,0 +1,72 @@
+"""The benchmarks count what they say they do; no time is asserted."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import machine  # noqa: E402
+import run  # noqa: E402
+import training_loop  # noqa: E402
+
+
+def test_a_row_has_the_median_of_the_ratios_of_each_round() -> None:
+    row = run.compared("one, against another", [(10.0, 20.0), (30.0, 40.0), (40.0, 10.0)])
+    assert (row.ours, row.other, row.ratio) == (30, 20, 0.75)
+
+
+def test_the_bare_loop_counts_its_arithmetic() -> None:
+    # multiplications and additions of an image's six convolutions and two dense layers, thrice for the
+    # gradients, but for those of the pixels, which nobody needs
+    pixels, widths = [32**2, 16**2, 8**2], [3, 32, 32, 64, 64, 128, 128]
+    layers = [18 * pixels[i // 2] * widths[i] * widths[i + 1] for i in range(6)]
+    layers += [2 * 2048 * 128, 2 * 128 * 10]
+    assert machine.bare_vgg3(batch_size=2).flops() == 2 * (3 * sum(layers) - layers[0])
+
+
+def test_the_whole_loop_is_measured_round_by_round() -> None:
+    typed = ["data=digits", "model=vgg1", "model.width=4", "model.dense=8", "logger=none", "export=none"]
+    rounds = training_loop.compare(typed, steps=2, rounds=2, bare_batch_size=32)
+    assert len(rounds) == 2
+    assert all(ours > 0 and bare > 0 for ours, bare in rounds)
+
+
+def test_pages_of_a_mapped_file_are_shared_until_written_to(tmp_path: Path) -> None:
+    file = tmp_path / "shared.bin"
+    file.write_bytes(bytes(2**22))
+    mapped = np.memmap(file, np.uint8, "c")
+    assert mapped.sum() == 0
+    assert run.mapped("shared.bin") == 0
+    mapped[: 2**20] = 1
+    assert run.mapped("shared.bin") == 1
+
+
+@pytest.mark.parametrize(
+    "typed, answer",
+    [
+        ("sections=lop", "sections=lop: expected some of loop, batch, "),
+        ("round=1", "round=1: expected sections= or rounds=."),
+    ],
+)
+def test_a_mistake_is_one_sentence(typed: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", typed])
+    with pytest.raises(SystemExit) as caught:
+        run.main()
+    assert str(caught.value).startswith(answer)
+
+
+@pytest.mark.parametrize(
+    "file", sorted((ROOT / "benchmarks" / "results").glob("*.json")), ids=lambda f: f.stem
+)
+def test_a_kept_result_says_what_it_was_measured_on(file: Path) -> None:
+    result = json.loads(file.read_text())
+    assert result["section"] == file.stem
+    assert result["section"] in run.SECTIONS
+    assert result["rounds"] >= 5
+    assert {"matrix_gflops", "e_seconds", "device"} <= result["machine"].keys()
+    assert all(row["ours"] >= 0 and row["other"] > 0 for row in result["rows"])
