@@ -188,12 +188,12 @@ def memory(rounds: int) -> Iterator[Row]:
 
 
 def mapped(name: str) -> float:
-    """MiB of a mapped file that no other process can share."""
+    """MiB of a mapped file that were written to, which no other process can share."""
     private, ours = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split()[0] and not line.split()[0].endswith(":"):
             ours = line.endswith(name)
-        elif ours and line.startswith("Private_Dirty"):
+        elif ours and line.startswith("Anonymous:"):
             private += int(line.split()[1])
     return private / 1024
 
@@ -259,9 +259,9 @@ def main() -> None:
     at = machine.describe()
     print(f"{at['device']}, {at['threads']} threads, torch {at['torch']}")
     print(
-        f"{at['dtype']} product {at['matrix_gflops']:,.0f} GFLOP/s, copy {at['copy_gb_per_second']:.1f} GB/s; bare "
-        f"VGG-3 loop {at['bare_vgg3_images_per_second']:,.0f} images/s, {at['bare_vgg3_gflops']:,.0f} GFLOP/s, "
-        f"E = {at['e_seconds']:.1f} s"
+        f"{at['dtype']} product {at['matrix_gflops']:,.0f} GFLOP/s, copy {at['copy_gb_per_second']:.1f} GB/s; "
+        f"bare VGG-3 loop {at['bare_vgg3_images_per_second']:,.0f} images/s, "
+        f"{at['bare_vgg3_gflops']:,.0f} GFLOP/s, E = {at['e_seconds']:.1f} s"
     )
     print(f"{'':<62}{'ours':>9}{'other':>9}{'ratio':>8}")
     for name in chosen:
