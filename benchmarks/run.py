@@ -257,12 +257,10 @@ def main() -> None:
         raise SystemExit(f"sections={','.join(unknown)}: expected some of {', '.join(SECTIONS)}.")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     at = machine.describe()
-    print(f"{at['device']}, {at['threads']} threads, torch {at['torch']}")
-    print(
-        f"{at['dtype']} product {at['matrix_gflops']:,.0f} GFLOP/s, copy {at['copy_gb_per_second']:.1f} GB/s; "
-        f"bare VGG-3 loop {at['bare_vgg3_images_per_second']:,.0f} images/s, "
-        f"{at['bare_vgg3_gflops']:,.0f} GFLOP/s, E = {at['e_seconds']:.1f} s"
-    )
+    rates = f"{at['matrix_gflops']:,.0f} GFLOP/s, copy {at['copy_gb_per_second']:.1f} GB/s"
+    print(f"{at['device']}, {at['threads']} threads, torch {at['torch']}; {at['dtype']} product {rates}")
+    speed = f"{at['bare_vgg3_images_per_second']:,.0f} images/s, {at['bare_vgg3_gflops']:,.0f} GFLOP/s"
+    print(f"bare VGG-3 loop {speed}, E = {at['e_seconds']:.1f} s")
     print(f"{'':<62}{'ours':>9}{'other':>9}{'ratio':>8}")
     for name in chosen:
         rows = []
