@@ -39,11 +39,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.write_line(f"{count:>7,}  {name.removeprefix('chaos: ')}")
 
 
+@pytest.fixture(autouse=True)
+def answers() -> Iterator[None]:
+    """Gives signals back the answers they had: commands set their own, and one more SIGPIPE would end all."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGPIPE, *NUMBERS)}
+    yield
+    for number, answer in before.items():
+        signal.signal(number, answer)
+
+
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
     """Runs a script with arguments in this process, as if typed."""
     handlers, level = logging.root.handlers[:], logging.root.level
-    answers = {number: signal.getsignal(number) for number in (signal.SIGPIPE, *NUMBERS)}
 
     def command(script: object, *arguments: str) -> Answer:
         monkeypatch.setattr(sys, "argv", [str(script), *arguments])
@@ -60,8 +68,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     yield command
     logging.root.handlers[:] = handlers
     logging.root.setLevel(level)
-    for number, answer in answers.items():
-        signal.signal(number, answer)
 
 
 @pytest.fixture

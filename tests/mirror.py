@@ -45,8 +45,8 @@ class Mirror:
         for at in range(start, len(self.body) if cut is None else cut, 1 << 16):
             self.pause(at)
             block = self.body[at : min(at + (1 << 16), len(self.body) if cut is None else cut)]
+            self.sent += len(block)  # before it goes: who has it may look at once
             handler.wfile.write(block)
-            self.sent += len(block)
 
 
 @contextmanager
