@@ -1,5 +1,7 @@
 """What a run's files say when it ends between an epoch and its checkpoint."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -36,3 +38,21 @@ def test_the_record_tells_of_saved_epochs_alone(
     assert (record["epochs"], record["images_per_second"]) == (1, 50)
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2
     assert (tmp_path / "curves.png").exists() == (signal is None)
+
+
+def test_peak_memory_is_that_of_the_program_alone() -> None:
+    """Not of the larger process that started it, which a sweep or a benchmark may be."""
+    code = """
+import torch
+from cifarlab.runs.callbacks import peak_memory_bytes
+first = peak_memory_bytes(torch.device("cpu"))
+kept = bytearray(200_000_000)
+print(first, peak_memory_bytes(torch.device("cpu")))
+"""
+    large = bytearray(2_000_000_000)
+    large[::4096] = bytes(len(large) // 4096 + 1)  # a byte of each page, so that it has it
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert len(large) == 2_000_000_000
+    first, second = map(int, done.stdout.split())
+    assert 100e6 < first < 1.5e9
+    assert 150e6 < second - first < 250e6

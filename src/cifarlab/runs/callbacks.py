@@ -243,5 +243,8 @@ def peak_memory_bytes(device: torch.device) -> int:
     """The most memory that this process held: the device's on a GPU, else the resident set."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    # not Linux's maxrss, which counts what the process was before its program began
+    with suppress(OSError, StopIteration), open("/proc/self/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM:")) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
