@@ -59,18 +59,27 @@ def copy_rate(megabytes: int = 256) -> float:
 
 
 class BareSteps:
-    """A training loop with nothing around it: one fixed batch, forward, loss, backward, optimizer."""
+    """A training loop with nothing around it: one fixed batch, forward, loss, backward, optimizer.
+
+    `bf16` says whether it multiplies in bfloat16; None for what training does here.
+    """
 
     def __init__(
-        self, net: nn.Module, batch_size: int, optimizer: torch.optim.Optimizer, classes: int
+        self,
+        net: nn.Module,
+        batch_size: int,
+        optimizer: torch.optim.Optimizer,
+        classes: int,
+        bf16: bool | None = None,
     ) -> None:
         self.net, self.optimizer = net.train(), optimizer
+        self.bf16 = dtype() == torch.bfloat16 if bf16 is None else bf16
         where = next(net.parameters()).device
         self.images = torch.rand(batch_size, 3, 32, 32, device=where).to(memory_format=torch.channels_last)
         self.labels = torch.randint(classes, (batch_size,), device=where)
 
     def step(self) -> None:
-        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=dtype() == torch.bfloat16):
+        with torch.autocast(self.images.device.type, torch.bfloat16, enabled=self.bf16):
             loss = cross_entropy(self.net(self.images).float(), self.labels)
         loss.backward()
         self.optimizer.step()

@@ -42,7 +42,8 @@ class BareLoop(pl.Callback):
         net = copy.deepcopy(module.net)
         optimizer = module.make_optimizer(params=[p for p in net.parameters() if p.requires_grad])
         batch_size = self.batch_size or trainer.datamodule.batch_size
-        bare = machine.BareSteps(net, batch_size, optimizer, module.num_classes)
+        bf16 = trainer.precision == "bf16-mixed"
+        bare = machine.BareSteps(net, batch_size, optimizer, module.num_classes, bf16)
         bare.rate(3)
         self.rates.append(bare.rate(max(1, self.images // batch_size)))
 

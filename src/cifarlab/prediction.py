@@ -35,7 +35,7 @@ from cifarlab.untrusted import no_formula
 if TYPE_CHECKING:
     from torch import Tensor
 
-BATCH = 500  # files read ahead, twice, and images that the network gets at once: an evaluation's batch
+BATCH = 500  # files read ahead, twice, and images that the network gets at once
 PICTURES, COLUMNS = 100, 10  # the most that a gallery shows
 RUNS_OWN = ("record.json", "metrics.csv", "curves.png")
 LONGEST = 100  # characters of a class's name
