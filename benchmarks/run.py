@@ -92,40 +92,42 @@ def batch(rounds: int) -> Iterator[Row]:
 def rewrites(rounds: int) -> Iterator[Row]:
     """Each rewrite undone, alone, in a network of its own."""
 
-    def relu_before_pool(net: nn.Sequential) -> nn.Sequential:
-        layers = list(net)
+    def relu_before_pool(side: machine.BareSteps) -> None:
+        layers = list(side.net.children())
         for i, layer in enumerate(layers[:-1]):
             if isinstance(layer, nn.MaxPool2d):
                 layers[i : i + 2] = layers[i : i + 2][::-1]
-        return nn.Sequential(*layers)
+        side.net = nn.Sequential(*layers)
 
-    def out_of_place(net: nn.Sequential) -> nn.Sequential:
-        for layer in net:
+    def out_of_place(side: machine.BareSteps) -> None:
+        for layer in side.net.children():
             if isinstance(layer, nn.ReLU):
                 layer.inplace = False
-        return net
 
-    def torchs_dropout(net: nn.Sequential) -> nn.Sequential:
-        return nn.Sequential(*(nn.Dropout(m.p) if isinstance(m, Dropout) else m for m in net))
+    def torchs_dropout(side: machine.BareSteps) -> None:
+        layers = side.net.children()
+        side.net = nn.Sequential(*(nn.Dropout(m.p) if isinstance(m, Dropout) else m for m in layers))
+
+    def channels_first(side: machine.BareSteps) -> None:
+        side.net.to(memory_format=torch.contiguous_format)
+        side.images = side.images.contiguous()
 
     increasing = Regularization([DropoutIncreasing()])
-    cases: dict[str, tuple[Regularization, Callable[[nn.Sequential], nn.Sequential]]] = {
+    cases: dict[str, tuple[Regularization, Callable[[machine.BareSteps], None]]] = {
         "max pool in front of ReLU, against behind it": (Regularization(), relu_before_pool),
         "ReLU in place, against with a copy": (Regularization(), out_of_place),
         "dropout's mask of 16-bit integers, against torch's": (increasing, torchs_dropout),
-        "channels last, against channels first": (Regularization(), lambda net: net),
+        "channels last, against channels first": (Regularization(), channels_first),
     }
     for what, (regularization, undo) in cases.items():
         sides = []
-        for change in (lambda net: net, undo):
+        for _ in range(2):
             torch.manual_seed(0)
-            net = change(VGG(num_classes=10, regularization=regularization).net)
+            net = VGG(num_classes=10, regularization=regularization).net
             net = net.to(machine.device(), memory_format=torch.channels_last)
             optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
             sides.append(machine.BareSteps(net, 64, optimizer, 10))
-        if what.startswith("channels"):
-            sides[1].net.to(memory_format=torch.contiguous_format)
-            sides[1].images = sides[1].images.contiguous()
+        undo(sides[1])
         for side in sides:
             side.rate(3)
         yield compared(f"VGG-3: {what}", [(sides[0].rate(10), sides[1].rate(10)) for _ in range(rounds)])

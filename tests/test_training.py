@@ -5,6 +5,7 @@ import errno
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from commands import QUICK
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from cifarlab.errors import RunFailed, UserError
 from cifarlab.runs import record as records
@@ -277,6 +279,22 @@ def test_one_cycle_takes_its_total_from_the_trainer(tmp_path: Path) -> None:
         )
 
     assert rates == pytest.approx([0.01 / 25, annealed(6), annealed(12)], rel=1e-6)
+
+
+def test_a_captured_network_trains_as_a_plain_one(tmp_path: Path) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    counters.clear()
+    options = ["optimizer=sgd", "trainer.limit_train_batches=3"]
+    run(tmp_path / "plain", *options)
+    assert counters["stats"]["unique_graphs"] == 0
+    run(tmp_path / "captured", *options, "trainer.capture=compile")
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert not counters["unimplemented"]
+    plain, captured = weights(tmp_path / "plain"), weights(tmp_path / "captured")
+    assert captured.keys() == plain.keys()
+    for name, weight in plain.items():
+        torch.testing.assert_close(captured[name], weight, rtol=1e-3, atol=1e-5)
 
 
 def test_superclasses_are_scored_beside_classes() -> None:

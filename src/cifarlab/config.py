@@ -71,6 +71,7 @@ TRAINER: dict[str, Any] = {
     "max_epochs": Count | Literal[-1],
     "max_steps": Count | Literal[-1],
     "accumulate_grad_batches": Count,
+    "capture": Literal["auto", "compile", "none"],  # ours, not Lightning's
     "check_val_every_n_epoch": Count,
     "gradient_clip_val": bounds.NonNegative | None,
     "limit_train_batches": bounds.Positive | None,

@@ -6,10 +6,13 @@ import ctypes
 import logging
 import os
 import platform
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +65,25 @@ def possible(precision: str, device: str) -> str:
     """That precision where `cuda` or `cpu` has it in hardware, else float32."""
     fast = {"bf16-mixed": has_fast_bfloat16(device), "16-mixed": device == "cuda"}
     return precision if fast.get(precision, False) else "32-true"
+
+
+def capture(net: nn.Module, how: str, trainer: pl.Trainer) -> Callable[[Tensor], Tensor] | None:
+    """`trainer.capture`: the network compiled, or None to run it layer by layer.
+
+    On a GPU the kernels of a pass, forward and backward, are recorded once for each shape of a batch (CUDA
+    graphs) and then launched together: those of small networks take less time than launching each from
+    Python. No kernel is chosen by a timing, which would make a resumed run another one. What torch cannot
+    compile runs as it is, after a warning of torch's. `auto` leaves out several processes and accumulated
+    gradients, which live on from one replay to the next.
+    """
+    on_gpu = trainer.strategy.root_device.type == "cuda"
+    replayable = on_gpu and trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
+    if how == "none" or (how == "auto" and not replayable):
+        return None
+    torch._dynamo.config.suppress_errors = True
+    mode = "reduce-overhead" if on_gpu else "default"
+    compiled: Callable[[Tensor], Tensor] = torch.compile(net.forward, mode=mode, dynamic=False)
+    return compiled
 
 
 def describe(device: torch.device) -> str:

@@ -83,6 +83,7 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     checkpoint = starting_point(config, folder, record, model, data)
     recorder = RunRecord(folder, record, validates_on_test=data.validation == "test")
     trainer = make_trainer(config, folder, regularization, recorder, validates=data.counts["val"] > 0)
+    model.captured = hardware.capture(model.net, config["trainer"].get("capture", "none"), trainer)
     record |= describe(config, overrides, data, model, trainer)
     record["choices"] |= choices
 
@@ -270,6 +271,7 @@ def make_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer with the checkpoints, the record and the logger of a run."""
     options = hardware.settle(config["trainer"])
+    options.pop("capture", None)  # the network's (`train`)
     # which Lightning would say as well, and then fail to take down what it had not set up
     if str(options.get("profiler")).lower() == "xla" and find_spec("torch_xla") is None:
         raise UserError("trainer.profiler=xla needs torch_xla, which is not installed.")

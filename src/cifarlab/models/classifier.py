@@ -90,6 +90,7 @@ class Classifier(pl.LightningModule):
         # what a selection of images learns from: called with a training batch's numbers and losses
         self.note_losses: Callable[[Tensor, Tensor], None] | None = None
         self.memory_format = torch.channels_last
+        self.captured: Callable[[Tensor], Tensor] | None = None  # `net`, as training runs it on a GPU
         self.train_tally, self.eval_tally, self.eval_super = Tally(), Tally(), Tally()
         self.scores: dict[str, float] = {}  # of the last pass over validation or test images
         self.test_logits: list[Tensor] = []  # of the last pass over the test images, by batch
@@ -97,7 +98,8 @@ class Classifier(pl.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Pixels 0 to 255, uint8 or float32 (N, 3, 32, 32), to logits (N, num_classes)."""
         scaled = self.scaling(images.to(torch.float32))
-        return self.net(scaled.to(memory_format=self.memory_format))
+        net = self.captured if self.captured and self.training else self.net
+        return net(scaled.to(memory_format=self.memory_format))
 
     def initialize(self, images: Tensor) -> None:
         """What a new run does once, and a resumed or reopened one does not: load pretrained weights, or set

@@ -23,7 +23,10 @@ from cifarlab.untrusted import Refused, clean, read_json, read_yaml
 
 SCHEMA = 1
 # what a run is, whatever it ran on and wherever it lies: the rest stays out of the configuration's hash
-NOT_HASHED = ("resume", "export", "logger", "data.root", "data.mirrors", "trainer.enable_progress_bar")
+NOT_HASHED = (
+    *("resume", "export", "logger", "data.root", "data.mirrors"),
+    *("trainer.enable_progress_bar", "trainer.capture"),
+)
 
 EMPTY: dict[str, Any] = {
     "schema": SCHEMA,
