@@ -1,12 +1,13 @@
 """All timings in one table: ours, what it is held against, the ratio, and the machine.
 
-    python benchmarks/run.py [sections=loop,batch,rewrites,together,memory,start,keras] [rounds=5]
+    python benchmarks/run.py [sections=loop,batch,rewrites,speedrun,together,memory,start,keras] [rounds=5]
 
 | section | ours | held against |
 |---|---|---|
 | loop | training images/s of A3, A6 and A9, the whole of `train.py` | a bare loop with the same layers |
 | batch | the whole of A3 at batches of 32 to 2,048 | itself at 64; each measured beside a bare loop of 64 |
 | rewrites | a bare step as our networks are built | the same without one of the rewrites |
+| speedrun | seconds of training of `experiment=speedrun/...` | what it may take, in E |
 | together | training images/s of several A3 networks at once | one alone |
 | memory | the peak of A3; what a second process keeps of the data set | 1.2 GiB; all of it |
 | start | launch to first step, loading the data, `--help` | 7 s, 0.5 s, 0.6 s |
@@ -51,6 +52,7 @@ from cifarlab.regularizers import DropoutIncreasing, Regularization
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "data"
 POSTS = keras_posts.POSTS
+SPEEDRUNS = {"cifar10_89": 6, "cifar10_94": 14, "cifar100": 35}  # how many E each may take
 
 
 @dataclass
@@ -131,6 +133,18 @@ def rewrites(rounds: int) -> Iterator[Row]:
         for side in sides:
             side.rate(3)
         yield compared(f"VGG-3: {what}", [(sides[0].rate(10), sides[1].rate(10)) for _ in range(rounds)])
+
+
+def speedrun(rounds: int) -> Iterator[Row]:
+    """In turns: some batches of each epoch of the experiment, and the bare loop that E is an epoch of."""
+    bare = machine.bare_vgg3()
+    bare.rate(3)
+    for name, limit in SPEEDRUNS.items():
+        pairs = []
+        for _ in range(rounds):
+            seconds = training_loop.training_seconds([f"experiment=speedrun/{name}"], steps=6)
+            pairs.append((seconds, limit * machine.TRAINING_IMAGES / bare.rate(15)))
+        yield compared(f"training of speedrun/{name}, against {limit} E", pairs, "s")
 
 
 def work(threads: int, seconds: float, begin: Any, rates: Any) -> None:
@@ -246,7 +260,7 @@ def keras(rounds: int) -> Iterator[Row]:
 
 
 SECTIONS: dict[str, Callable[[int], Iterator[Row]]] = {
-    f.__name__: f for f in (loop, batch, rewrites, together, memory, start, keras)
+    f.__name__: f for f in (loop, batch, rewrites, speedrun, together, memory, start, keras)
 }
 
 

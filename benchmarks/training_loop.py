@@ -48,6 +48,46 @@ class BareLoop(pl.Callback):
         self.rates.append(bare.rate(max(1, self.images // batch_size)))
 
 
+class Batches(pl.Callback):
+    """Counts an epoch's batches, however few of them are trained on."""
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.count = len(trainer.datamodule.train_dataloader())
+
+
+def composed(overrides: list[str]) -> Any:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("train", overrides), resolve=True)
+
+
+def trained(overrides: list[str], callback: pl.Callback) -> list[dict[str, Any]]:
+    """The rows of the metrics of a run that had that callback, called behind the record's clock."""
+    recorders: list[RunRecord] = []
+    make_trainer = training.make_trainer
+
+    def with_callback(*arguments: Any, **options: Any) -> pl.Trainer:
+        trainer = make_trainer(*arguments, **options)
+        recorders.extend(c for c in trainer.callbacks if isinstance(c, RunRecord))
+        trainer.callbacks.append(callback)
+        return trainer
+
+    training.make_trainer = with_callback
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            training.train(composed(overrides), Path(folder), overrides, {})
+    finally:
+        training.make_trainer = make_trainer
+    return recorders[0].history
+
+
+def training_seconds(overrides: list[str], steps: int) -> float:
+    """Of a whole training, from `steps` batches of each of its epochs; validation, test and files apart."""
+    batches = Batches()
+    overrides = [*overrides, f"trainer.limit_train_batches={steps}", "data.validation=none", "test=false"]
+    history = trained(overrides, batches)
+    return batches.count / steps * sum(row["seconds"] for row in history)
+
+
 def compare(
     overrides: list[str], steps: int, rounds: int, bare_batch_size: int | None = None
 ) -> list[tuple[float, float]]:
@@ -60,26 +100,10 @@ def compare(
         "trainer.limit_val_batches=1",
         "test=false",
     ]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", overrides), resolve=True)
+    config = composed(overrides)
     images = steps * config["data"]["batch_size"]
     bare = BareLoop(images if bare_batch_size is None else images // 2, bare_batch_size)
-    recorders: list[RunRecord] = []
-    make_trainer = training.make_trainer
-
-    def with_bare_loop(*arguments: Any, **options: Any) -> pl.Trainer:
-        trainer = make_trainer(*arguments, **options)
-        recorders.extend(c for c in trainer.callbacks if isinstance(c, RunRecord))
-        trainer.callbacks.append(bare)  # behind the record, whose clock has then stopped
-        return trainer
-
-    training.make_trainer = with_bare_loop
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            training.train(config, Path(folder), overrides, {})
-    finally:
-        training.make_trainer = make_trainer
-    ours = [images / row["seconds"] for row in recorders[0].history]
+    ours = [images / row["seconds"] for row in trained(overrides, bare)]
     return list(zip(ours, bare.rates, strict=True))[1:]
 
 

@@ -5,7 +5,7 @@ import re
 import shutil
 from pathlib import Path
 
-from cifarlab.report.readme import ROOT, SECTIONS, rebuilt, timings
+from cifarlab.report.readme import ROOT, SECTIONS, page, rebuilt, timings, views
 
 README = (ROOT / "README.md").read_text()
 
@@ -13,6 +13,18 @@ README = (ROOT / "README.md").read_text()
 def test_the_readme_shows_the_records() -> None:
     assert "66.58 ±" in README
     assert rebuilt(README, ROOT) == README
+    assert page(README, ROOT) == (ROOT / "docs" / "results.md").read_text()
+
+
+def test_the_page_has_every_experiment_and_the_curve_of_a_run() -> None:
+    text = page(README, ROOT)
+    experiments = re.findall(r"^`python train.py experiment=(.+)`, ", text, re.M)
+    there = (ROOT / "conf" / "experiment").rglob("*.yaml")
+    assert sorted(experiments) == sorted(f"{file.parent.name}/{file.stem}" for file in there)
+    assert "Test accuracy 66.58 ± \N{EN DASH} % (n = 1), 2.3 h of training on cpu" in text
+    linked = re.findall(r"\]\((.+?)\)", text)
+    assert len(linked) >= 4
+    assert all((ROOT / "docs" / file).is_file() for file in linked)
 
 
 def test_another_record_makes_another_table(tmp_path: Path) -> None:
@@ -22,6 +34,17 @@ def test_another_record_makes_another_table(tmp_path: Path) -> None:
     changed = rebuilt(README, tmp_path)
     assert changed != README
     assert "70.00 ±" in changed
+
+
+def test_scores_of_several_views_are_a_line_of_their_table(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.9, 0.92)):
+        file = tmp_path / "speedrun" / "cifar10" / f"seed{seed}" / "scores.json"
+        file.parent.mkdir(parents=True)
+        mean = {"with_flips": {"accuracy": accuracy + 0.01}, "with_shifts": {"accuracy": 0.95}}
+        file.write_text(json.dumps({"accuracy": accuracy, **mean}))
+    assert views(tmp_path).splitlines()[2:] == [
+        "| speedrun/cifar10 | 2 | 91.00 ± 1.41 | 92.00 ± 1.41 | 95.00 ± 0.00 |"
+    ]
 
 
 def test_a_timing_is_a_line_of_the_table(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The README's tables: of results from `results/`, of timings from `benchmarks/results/`: `make results`."""
+"""The README's tables and `docs/results.md`, from `results/` and `benchmarks/results/`: `make results`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from pathlib import Path
 from typing import Any
 
 from cifarlab.atomic import write_text
+from cifarlab.report.statistics import estimate
 from cifarlab.report.summary import build
-from cifarlab.report.tables import markdown_table
+from cifarlab.report.tables import duration, markdown_table, percent
 
 ROOT = Path(__file__).parents[3]
-SECTIONS = ("loop", "batch", "rewrites", "together", "memory", "start", "keras")  # of benchmarks/run.py
+# of benchmarks/run.py
+SECTIONS = ("loop", "batch", "rewrites", "speedrun", "together", "memory", "start", "keras")
+# a line of the README's tables of experiments
+EXPERIMENT = re.compile(r"^\| (\w+) \| (.+) \| (\d+) \| (.+) \| (`.*experiment=(.+)`) \|$", re.M)
 
 
 def rebuilt(readme: str, root: Path) -> str:
     """The text with what stands between its marks made anew from the records and timings in a checkout."""
-    return place(place(readme, "results", results(root / "results")), "timings", timings(root / "benchmarks"))
+    readme = place(readme, "results", results(root / "results"))
+    readme = place(readme, "views", views(root / "results"))
+    return place(readme, "timings", timings(root / "benchmarks"))
 
 
 def place(text: str, name: str, content: str) -> str:
@@ -30,6 +36,49 @@ def results(folder: Path) -> str:
     """The table over all records below a folder, and its notes."""
     report = build([folder])
     return "\n".join([f"{markdown_table(report)}", *(f"{note}\n" for note in report.notes)]).rstrip("\n")
+
+
+def page(readme: str, root: Path) -> str:
+    """`docs/results.md`: every experiment of the README, and what came of it so far with a curve of a run."""
+    found = {row.choices["experiment"]: row for row in build([root / "results"]).rows}
+    parts = [
+        "# Results\n",
+        "Every experiment of the README with its runs to the end; `make results` writes this.",
+    ]
+    for number, network, epochs, published, command, experiment in EXPERIMENT.findall(readme):
+        parts.append(f"\n## {number}: {network}, {epochs} epochs\n\n{command}, published: {published}.\n")
+        if (row := found.get(experiment)) is None:
+            parts.append("No run to its end yet.")
+            continue
+        where = "{device}, {threads} thread(s)".format_map(row.runs[0].environment)
+        folders = {run.seed: Path("..", run.folder.relative_to(root)) for run in row.runs}
+        records = ", ".join(f"[seed {seed}]({folder}/record.json)" for seed, folder in folders.items())
+        parts.append(
+            f"Test accuracy {percent(row.test)} % (n = {len(row.runs)}), {duration(row.seconds)} of training "
+            f"on {where}. Records: {records}.\n"
+        )
+        first = min(folders)
+        parts.append(f"![Loss and accuracy by epoch, seed {first}]({folders[first]}/curves.png)")
+    return "\n".join(parts) + "\n"
+
+
+def views(folder: Path) -> str:
+    """A table over the runs that `evaluate.py` scored with test-time flips and shifts as well: beside a run's
+    record lies its `scores.json`."""
+    lines = [
+        "| experiment | n | plain % | with flips % | with flips and shifts % |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for file in sorted(folder.glob("*/*/*/scores.json")):
+        runs.setdefault("/".join(file.parts[-4:-2]), []).append(json.loads(file.read_text()))
+    for name, scores in runs.items():
+        columns = [scores, [run["with_flips"] for run in scores], [run["with_shifts"] for run in scores]]
+        found = [
+            estimate({(seed, None): one["accuracy"] for seed, one in enumerate(column)}) for column in columns
+        ]
+        lines.append(f"| {name} | {len(scores)} | {' | '.join(map(percent, found))} |")
+    return "\n".join(lines)
 
 
 def timings(folder: Path) -> str:
@@ -59,5 +108,6 @@ def described(machine: dict[str, Any], rounds: int) -> str:
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
-    write_text(path, rebuilt(path.read_text(), ROOT))
+    readme = rebuilt((ROOT / "README.md").read_text(), ROOT)
+    write_text(ROOT / "README.md", readme)
+    write_text(ROOT / "docs" / "results.md", page(readme, ROOT))
