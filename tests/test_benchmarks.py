@@ -36,6 +36,27 @@ def test_the_whole_loop_is_measured_round_by_round() -> None:
     assert all(ours > 0 and bare > 0 for ours, bare in rounds)
 
 
+def test_a_training_is_timed_by_some_batches_of_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def two_seconds_an_epoch(overrides: list[str], batches: training_loop.Batches) -> list[dict[str, float]]:
+        made.append(training_loop.composed(overrides)["trainer"]["limit_train_batches"])
+        batches.count = 30
+        return [{"seconds": 2.0}, {"seconds": 2.0}]
+
+    monkeypatch.setattr(training_loop, "trained", two_seconds_an_epoch)
+    assert training_loop.training_seconds(["data=digits"], steps=5) == 30 / 5 * 4
+    assert made == [5]
+
+
+def test_an_epochs_batches_are_all_counted() -> None:
+    batches = training_loop.Batches()
+    typed = ["data=digits", "model=vgg1", "model.width=4", "model.dense=8", "logger=none", "export=none"]
+    typed += ["data.validation=none", "test=false", "trainer.limit_train_batches=1", "trainer.max_epochs=2"]
+    assert len(training_loop.trained(typed, batches)) == 2
+    assert batches.count == -(-1438 // 64)
+
+
 def test_pages_of_a_mapped_file_are_shared_until_written_to(tmp_path: Path) -> None:
     file = tmp_path / "shared.bin"
     file.write_bytes(bytes(2**22))

@@ -45,8 +45,8 @@ def page(readme: str, root: Path) -> str:
         "# Results\n",
         "Every experiment of the README with its runs to the end; `make results` writes this.",
     ]
-    for number, network, epochs, published, command, experiment in EXPERIMENT.findall(readme):
-        parts.append(f"\n## {number}: {network}, {epochs} epochs\n\n{command}, published: {published}.\n")
+    for number, network, epochs, aim, command, experiment in EXPERIMENT.findall(readme):
+        parts.append(f"\n## {number}: {network}, {epochs} epochs\n\n{command}, held against: {aim}.\n")
         if (row := found.get(experiment)) is None:
             parts.append("No run to its end yet.")
             continue
