@@ -17,9 +17,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).parents[1]
 POSTS = {"a3": "a3_baseline", "a6": "a6_augment", "a9": "a9_dropout_increasing_augment_batch_norm"}
@@ -39,39 +40,55 @@ def main() -> None:
 
 
 def compare(post: str, policy: str, steps: int, rounds: int) -> list[tuple[float, float]]:
-    """Images per second of ours and of Keras's, round by round."""
-    workers = [Worker("ours", post, policy, steps), Worker("keras", post, policy, steps)]
-    turns = [[worker.turn() for worker in workers] for _ in range(rounds + 1)][1:]
-    for worker in workers:
-        worker.process.kill()
-    return [(BATCH * steps / ours, BATCH * steps / theirs) for ours, theirs in turns]
+    """Images per second of ours and of Keras's, round by round; who begins alternates."""
+    with Worker("ours", post, policy, steps) as ours, Worker("keras", post, policy, steps) as keras:
+        pairs = []
+        for number in range(rounds + 1):
+            order = (keras, ours) if number % 2 else (ours, keras)
+            seconds = {worker: worker.turn() for worker in order}
+            pairs.append((BATCH * steps / seconds[ours], BATCH * steps / seconds[keras]))
+    return pairs[1:]
 
 
 class Worker:
-    """A process that trains for so many steps whenever it is told to."""
+    """A process that trains for so many steps whenever it is told to, until the end of its input."""
 
     def __init__(self, side: str, post: str, policy: str, steps: int) -> None:
-        command = [sys.executable, __file__, "--worker", side, post, policy, str(steps)]
+        self.command = [sys.executable, __file__, "--worker", side, post, policy, str(steps)]
+
+    def __enter__(self) -> Self:
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "KERAS_BACKEND": "tensorflow"}
+        self.said = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
-            command,
+            self.command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.said,
             env=environment,
             text=True,
         )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.wait()
+        self.said.close()
 
     def turn(self) -> float:
         """Seconds of a turn."""
         assert self.process.stdin
         assert self.process.stdout
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):
+            self.process.stdin.write("go\n")
+            self.process.stdin.flush()
         for line in self.process.stdout:
             if line.startswith("seconds "):
                 return float(line.split()[1])
-        raise SystemExit(f"{' '.join(self.process.args)} ended")  # type: ignore[arg-type]
+        self.said.seek(0)
+        last = (self.said.read().splitlines() or ["it says nothing"])[-1]
+        raise SystemExit(f"{' '.join(self.command)} ended: {last}")
 
 
 def say(seconds: float) -> None:
@@ -140,7 +157,7 @@ def our_worker(post: str, steps: int) -> None:
         """Waits for its turn in front of each epoch, and says how long the epoch took."""
 
         def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            sys.stdin.readline()
+            trainer.should_stop = not sys.stdin.readline()
             self.started = time.perf_counter()
 
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -155,7 +172,12 @@ def our_worker(post: str, steps: int) -> None:
 
     training.make_trainer = with_turns
     overrides = [f"experiment=posts/{POSTS[post]}", f"trainer.limit_train_batches={steps}", "test=false"]
-    overrides += ["data.validation=none", f"data.root={ROOT / 'data'}", "trainer.max_epochs=1000"]
+    overrides += [
+        "data.validation=none",
+        f"data.root={ROOT / 'data'}",
+        "trainer.max_epochs=1000",
+        "export=none",
+    ]
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", overrides), resolve=True)
     with tempfile.TemporaryDirectory() as folder:

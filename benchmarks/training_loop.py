@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,17 +24,20 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from cifarlab import training
+from cifarlab.config import check
+from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.runs.callbacks import RunRecord
 
-CONF = Path(__file__).parents[1] / "conf"
+ROOT = Path(__file__).parents[1]
 
 
 class BareLoop(pl.Callback):
-    """Times a bare loop after each epoch, on a copy of the network."""
+    """Times so many steps of a bare loop after each epoch, on a copy of the network; by default with the
+    run's batch size."""
 
-    def __init__(self, images: int, batch_size: int | None) -> None:
-        self.images, self.batch_size = images, batch_size
+    def __init__(self, steps: int, batch_size: int | None) -> None:
+        self.steps, self.batch_size = steps, batch_size
         self.rates: list[float] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -45,7 +49,7 @@ class BareLoop(pl.Callback):
         bf16 = trainer.precision == "bf16-mixed"
         bare = machine.BareSteps(net, batch_size, optimizer, module.num_classes, bf16)
         bare.rate(3)
-        self.rates.append(bare.rate(max(1, self.images // batch_size)))
+        self.rates.append(bare.rate(self.steps))
 
 
 class Batches(pl.Callback):
@@ -56,8 +60,17 @@ class Batches(pl.Callback):
 
 
 def composed(overrides: list[str]) -> Any:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides), resolve=True)
+    """The configuration, checked, with the data of this checkout.
+
+    Raises:
+        UserError: what is wrong with it.
+    """
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", overrides), resolve=True)
+    check(config)
+    if config["data"].get("root") == "data":  # wherever this is started
+        config["data"]["root"] = str(ROOT / "data")
+    return config
 
 
 def trained(overrides: list[str], callback: pl.Callback) -> list[dict[str, Any]]:
@@ -81,7 +94,8 @@ def trained(overrides: list[str], callback: pl.Callback) -> list[dict[str, Any]]
 
 
 def training_seconds(overrides: list[str], steps: int) -> float:
-    """Of a whole training, from `steps` batches of each of its epochs; validation, test and files apart."""
+    """Of a whole training, from `steps` batches of each of its epochs: no less than it takes, because what an
+    epoch costs once counts as often as it has fewer. Validation, test and files are left out."""
     batches = Batches()
     overrides = [*overrides, f"trainer.limit_train_batches={steps}", "data.validation=none", "test=false"]
     history = trained(overrides, batches)
@@ -89,10 +103,17 @@ def training_seconds(overrides: list[str], steps: int) -> float:
 
 
 def compare(
-    overrides: list[str], steps: int, rounds: int, bare_batch_size: int | None = None
+    overrides: list[str],
+    steps: int,
+    rounds: int,
+    bare_batch_size: int | None = None,
+    bare_steps: int | None = None,
 ) -> list[tuple[float, float]]:
-    """Images per second of the whole loop and of the bare one, round by round; the latter's batches may have
-    a size of their own."""
+    """Images per second of the whole loop and of the bare one, round by round.
+
+    The bare loop's batches may have a size of their own, and be others in number. It runs before and behind
+    each round, which is held against the mean of both.
+    """
     overrides = [
         *overrides,
         f"trainer.limit_train_batches={steps}",
@@ -100,11 +121,11 @@ def compare(
         "trainer.limit_val_batches=1",
         "test=false",
     ]
-    config = composed(overrides)
-    images = steps * config["data"]["batch_size"]
-    bare = BareLoop(images if bare_batch_size is None else images // 2, bare_batch_size)
+    images = steps * composed(overrides)["data"]["batch_size"]
+    bare = BareLoop(bare_steps or steps, bare_batch_size)
     ours = [images / row["seconds"] for row in trained(overrides, bare)]
-    return list(zip(ours, bare.rates, strict=True))[1:]
+    others = [(before + behind) / 2 for before, behind in pairwise(bare.rates)]
+    return list(zip(ours[1:], others, strict=True))
 
 
 def main() -> None:
@@ -112,13 +133,18 @@ def main() -> None:
     overrides: list[str] = []
     for argument in sys.argv[1:]:
         key, _, value = argument.partition("=")
-        if key in own:
+        if key not in own:
+            overrides.append(argument)
+        elif value.isdecimal() and int(value):
             own[key] = int(value)
         else:
-            overrides.append(argument)
+            raise SystemExit(f"{argument}: expected a whole number of 1 or more.")
     if not any(o.startswith("experiment=") for o in overrides):
         overrides.insert(0, "experiment=posts/a3_baseline")
-    rounds = compare(overrides, **own)
+    try:
+        rounds = compare(overrides, **own)
+    except UserError as error:
+        raise SystemExit(str(error)) from error
     print(f"{'whole loop':>12} {'bare loop':>12} {'ratio':>8}   images/s, {' '.join(overrides)}")
     for ours, bare in rounds:
         print(f"{ours:12,.0f} {bare:12,.0f} {ours / bare:8.3f}")

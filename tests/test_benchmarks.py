@@ -16,8 +16,22 @@ import training_loop  # noqa: E402
 
 
 def test_a_row_has_the_median_of_the_ratios_of_each_round() -> None:
-    row = run.compared("one, against another", [(10.0, 20.0), (30.0, 40.0), (40.0, 10.0)])
-    assert (row.ours, row.other, row.ratio) == (30, 20, 0.75)
+    row = run.compared("one, against another", [(10.0, 20.0), (30.0, 40.0), (40.0, 10.0)], wanted=0.5)
+    assert (row.ours, row.other, row.ratio, row.span) == (30, 20, 0.75, (0.5, 4))
+    assert row.wanted == "\N{GREATER-THAN OR EQUAL TO} 0.50"
+    assert run.compared("", [(1.0, 2.0)], "s", 1).wanted == "\N{LESS-THAN OR EQUAL TO} 1.00"
+
+
+def test_the_two_sides_take_turns_at_being_first() -> None:
+    calls: list[str] = []
+    ours, other = (lambda name=name: float(calls.append(name) or len(calls)) for name in "ab")
+    assert run.in_turns(ours, other, 3) == [(1, 2), (4, 3), (5, 6)]
+    assert "".join(calls) == "abbaab"
+
+
+def test_every_speedrun_is_an_experiment() -> None:
+    there = {file.stem for file in (ROOT / "conf" / "experiment" / "speedrun").glob("*.yaml")}
+    assert set(run.SPEEDRUNS) == there
 
 
 def test_the_bare_loop_counts_its_arithmetic() -> None:
@@ -62,9 +76,10 @@ def test_pages_of_a_mapped_file_are_shared_until_written_to(tmp_path: Path) -> N
     file.write_bytes(bytes(2**22))
     mapped = np.memmap(file, np.uint8, "c")
     assert mapped.sum() == 0
-    assert run.mapped("shared.bin") == 0
+    assert run.mapped("shared.bin") == (4, 0)
     mapped[: 2**20] = 1
-    assert run.mapped("shared.bin") == 1
+    assert run.mapped("shared.bin")[1] == 1
+    assert run.mapped("another.bin") == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +87,8 @@ def test_pages_of_a_mapped_file_are_shared_until_written_to(tmp_path: Path) -> N
     [
         ("sections=lop", "sections=lop: expected some of loop, batch, "),
         ("round=1", "round=1: expected sections= or rounds=."),
+        ("rounds=abc", "rounds=abc: expected a whole number of 1 or more."),
+        ("rounds=0", "rounds=0: expected a whole number of 1 or more."),
     ],
 )
 def test_a_mistake_is_one_sentence(typed: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,10 +206,33 @@ WRONG = {
         "reg": RESIZING,
         "reg.progressive_resizing.until": [0.5],
     },
-    "reg=progressive_resizing needs to know the length of the run: ": {
+    "reg.progressive_resizing.sizes=[]: expected at least one size.": {
+        "reg": RESIZING,
+        "reg.progressive_resizing.sizes": [],
+        "reg.progressive_resizing.until": [],
+    },
+    "reg.progressive_resizing.sizes=[16,32]: expected a list, each entry a whole number of pixels from 1 ": {
+        "reg": RESIZING,
+        "reg.progressive_resizing.sizes": [16, 32],
+    },
+    "reg=progressive_resizing counts in epochs of the run, not trainer.max_epochs=-1: ": {
         "reg": RESIZING,
         "trainer.max_epochs": -1,
         "trainer.max_steps": 9,
+    },
+    "reg=progressive_resizing counts in epochs of the run, not trainer.max_steps=9: ": {
+        "reg": RESIZING,
+        "trainer.max_steps": 9,
+    },
+    "reg holds mixup and hard_examples: the loss of a mixed image does not say how hard either is; ": {
+        "reg": {
+            "mixup": {"_target_": "cifarlab.regularizers.mixing.Mixup"},
+            "hard_examples": {"_target_": "cifarlab.regularizers.hard_examples.HardExamples"},
+        }
+    },
+    "reg=hard_examples chooses by the losses that one process has seen; set trainer.num_nodes=1, not 2.": {
+        "reg": {"hard_examples": {"_target_": "cifarlab.regularizers.hard_examples.HardExamples"}},
+        "trainer.num_nodes": 2,
     },
     "reg=hard_examples chooses by the losses that one process has seen; set trainer.devices=1, not 2.": {
         "reg": {"hard_examples": {"_target_": "cifarlab.regularizers.hard_examples.HardExamples"}},

@@ -10,6 +10,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from cifarlab.errors import RunFailed, UserError
+from cifarlab.hardware import capture
 from cifarlab.runs import record as records
 from cifarlab.runs.callbacks import RunRecord
 from cifarlab.training import going_on_from, train
@@ -295,6 +298,33 @@ def test_a_captured_network_trains_as_a_plain_one(tmp_path: Path) -> None:
     assert captured.keys() == plain.keys()
     for name, weight in plain.items():
         torch.testing.assert_close(captured[name], weight, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "how, device, processes, accumulated, mode",
+    [
+        ("none", "cuda", 1, 1, None),
+        ("auto", "cpu", 1, 1, None),
+        ("auto", "cuda", 2, 1, None),
+        ("auto", "cuda", 1, 4, None),
+        ("auto", "cuda", 1, 1, "reduce-overhead"),
+        ("compile", "cuda", 1, 1, "reduce-overhead"),
+        ("compile", "cuda", 1, 4, "default"),
+        ("compile", "cpu", 1, 1, "default"),
+    ],
+)
+def test_what_is_captured_and_how(
+    how: str, device: str, processes: int, accumulated: int, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes: list[str] = []
+    monkeypatch.setattr(torch, "compile", lambda function, mode, dynamic: modes.append(mode))
+    trainer: Any = SimpleNamespace(
+        strategy=SimpleNamespace(root_device=torch.device(device)),
+        world_size=processes,
+        accumulate_grad_batches=accumulated,
+    )
+    capture(torch.nn.Identity(), how, trainer)
+    assert modes == ([] if mode is None else [mode])
 
 
 def test_superclasses_are_scored_beside_classes() -> None:

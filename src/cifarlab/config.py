@@ -234,6 +234,13 @@ def check_regularizers(reg: Mapping[str, Any]) -> None:
         if len(names) > 1:
             message = f"reg holds {' and '.join(names)}, but a run has one {what}; choose one of them."
             raise WrongKey(message, "reg")
+    if {"Selection", "Mix"} <= chosen_kinds(reg):
+        names = [name for name, part in reg.items() if {"Selection", "Mix"} & kinds(part["_target_"])]
+        raise WrongKey(
+            f"reg holds {' and '.join(names)}: the loss of a mixed image does not say how hard either is; "
+            "choose one of them.",
+            "reg",
+        )
     for name, part in reg.items():
         if {"low", "high"} <= part.keys() and part["low"] > part["high"]:
             low, high = part["low"], part["high"]
@@ -241,6 +248,9 @@ def check_regularizers(reg: Mapping[str, Any]) -> None:
             raise WrongKey(message, f"reg.{name}.low", f"reg.{name}.high")
         if {"sizes", "until"} <= part.keys():
             sizes, until = part["sizes"], part["until"]
+            if not sizes:
+                message = f"reg.{name}.sizes=[]: expected at least one size."
+                raise WrongKey(message, f"reg.{name}.sizes")
             if len(sizes) != len(until) or until != sorted(set(until)):
                 raise WrongKey(
                     f"reg.{name}.until={show(until)}: expected a share of the epochs for each of "
@@ -252,21 +262,23 @@ def check_regularizers(reg: Mapping[str, Any]) -> None:
 
 def check_epochs(reg: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
     """What regularizers need to know of the epochs, and of who sees their losses."""
-    if "progressive_resizing" in reg and trainer.get("max_epochs") == -1:
+    sized = next((name for name, part in reg.items() if {"sizes", "until"} <= part.keys()), None)
+    key = "max_epochs" if trainer.get("max_epochs") == -1 else "max_steps"
+    if sized is not None and (key == "max_epochs" or trainer.get("max_steps", -1) != -1):
         raise WrongKey(
-            "reg=progressive_resizing needs to know the length of the run: set trainer.max_epochs to 1 or "
-            "more.",
-            "trainer.max_epochs",
+            f"reg={sized} counts in epochs of the run, not trainer.{key}={show(trainer[key])}: say by "
+            "trainer.max_epochs alone, 1 or more, how long it is.",
+            f"trainer.{key}",
             "reg",
         )
-    devices = trainer.get("devices", 1)
-    if "Selection" in chosen_kinds(reg) and (
-        devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1)
-    ):
+    devices, nodes = trainer.get("devices", 1), trainer.get("num_nodes", 1)
+    one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    if "Selection" in chosen_kinds(reg) and not (one and nodes == 1):
+        key, value = ("num_nodes", nodes) if one else ("devices", devices)
         raise WrongKey(
-            "reg=hard_examples chooses by the losses that one process has seen; set trainer.devices=1, not "
-            f"{show(devices)}.",
-            "trainer.devices",
+            "reg=hard_examples chooses by the losses that one process has seen; set "
+            f"trainer.{key}=1, not {show(value)}.",
+            f"trainer.{key}",
             "reg",
         )
 

@@ -70,7 +70,8 @@ def evaluate(
         weights: those that the run scored (else the last epoch's), or the `last` or `best` epoch's.
         flips: also score the mean of the probabilities of each image and its mirror image.
         shifts: also score the mean over each image, which counts one half, and itself moved by so many pixels
-            up and left, and down and right, edges mirrored; with `flips` each both ways (Jordan, 2024).
+            up and left, and down and right, edges mirrored; with `flips` each both ways (after Jordan, 2024,
+            who averages logits).
         out: the folder for the files; None for DIR/evaluation/<split>.
         accelerator: as the Trainer's.
         data: keys of `data` that are other than the run's, such as `root`; what is None stays.
@@ -336,5 +337,5 @@ def draw_mistakes(path: Path, images: Tensor, rows: Sequence[Mapping[str, Any]],
     """The images, uint8 (N, 3, 32, 32), with what they were taken for above what they are."""
     path.unlink(missing_ok=True)  # that of an earlier evaluation, if nothing is wrong any more
     if rows:
-        rankingas = [(row["predicted"], row["probability"], row["true"]) for row in rows]
-        save(mistakes_figure(images, rankingas, title), path)
+        shown_as = [(row["predicted"], row["probability"], row["true"]) for row in rows]
+        save(mistakes_figure(images, shown_as, title), path)

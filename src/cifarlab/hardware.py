@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,22 +15,18 @@ from torch import Tensor, nn
 
 log = logging.getLogger(__name__)
 
-LARGE_BATCH = 1024  # images of 32 x 32
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 
 
-def keep_memory(batch_size: int = 1) -> None:
+def keep_memory() -> None:
     """Let glibc keep freed memory, which it else hands back to the kernel and asks for again at each step.
 
-    Large batches also get large pages: a step of VGG-3 on 2,048 images is 3 % faster with them, one on 64 no
-    faster, and the process takes a tenth more memory or above. Does nothing where there is no glibc.
+    Does nothing where there is no glibc.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    if batch_size >= LARGE_BATCH:
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # which torch looks for at its first large tensor
     mallopt(M_MMAP_THRESHOLD, 2**30)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
@@ -70,18 +65,21 @@ def possible(precision: str, device: str) -> str:
 def capture(net: nn.Module, how: str, trainer: pl.Trainer) -> Callable[[Tensor], Tensor] | None:
     """`trainer.capture`: the network compiled, or None to run it layer by layer.
 
-    On a GPU the kernels of a pass, forward and backward, are recorded once for each shape of a batch (CUDA
+    On one GPU the kernels of a pass, forward and backward, are recorded once for each shape of a batch (CUDA
     graphs) and then launched together: those of small networks take less time than launching each from
-    Python. No kernel is chosen by a timing, which would make a resumed run another one. What torch cannot
-    compile runs as it is, after a warning of torch's. `auto` leaves out several processes and accumulated
-    gradients, which live on from one replay to the next.
+    Python. Several processes, and accumulated gradients, which live on from one replay to the next, are
+    compiled without; `auto` leaves them as they are. What torch cannot compile runs as it is, after a warning
+    of torch's.
     """
-    on_gpu = trainer.strategy.root_device.type == "cuda"
-    replayable = on_gpu and trainer.world_size == 1 and trainer.accumulate_grad_batches == 1
+    one_gpu = trainer.strategy.root_device.type == "cuda" and trainer.world_size == 1
+    replayable = one_gpu and trainer.accumulate_grad_batches == 1
     if how == "none" or (how == "auto" and not replayable):
         return None
     torch._dynamo.config.suppress_errors = True
-    mode = "reduce-overhead" if on_gpu else "default"
+    torch._inductor.config.deterministic = (
+        True  # no kernel is chosen by a timing, which no resumed run repeats
+    )
+    mode = "reduce-overhead" if replayable else "default"
     compiled: Callable[[Tensor], Tensor] = torch.compile(net.forward, mode=mode, dynamic=False)
     return compiled
 

@@ -77,13 +77,12 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     regularization = Regularization([instantiate(part) for part in config["reg"].values()])
     data: ImageData = instantiate(config["data"], seed=config["seed"], regularization=regularization)
     data.setup()
-    hardware.keep_memory(data.batch_size)  # behind the data, whose preparation would else be kept as well
+    hardware.keep_memory()  # behind the data, whose preparation would else be kept as well
     model = make_model(config, data, regularization)
     record = records.new(config, choices) if config["resume"] is None else records.read(folder)
     checkpoint = starting_point(config, folder, record, model, data)
     recorder = RunRecord(folder, record, validates_on_test=data.validation == "test")
     trainer = make_trainer(config, folder, regularization, recorder, validates=data.counts["val"] > 0)
-    model.captured = hardware.capture(model.net, config["trainer"].get("capture", "none"), trainer)
     record |= describe(config, overrides, data, model, trainer)
     record["choices"] |= choices
 
@@ -240,9 +239,9 @@ def make_model(config: Config, data: ImageData, regularization: Regularization) 
         optimizer=instantiate(config["optimizer"], _partial_=True, _convert_="all"),
         scheduler=instantiate(config["scheduler"], _partial_=True, _convert_="all"),
     )
+    model.capture = config["trainer"].get("capture", "none")
     model.superclass_of = data.superclass_of
     model.classes = data.set.classes
-    model.note_losses = data.note_losses if regularization.selection else None
     for size in regularization.sizes:
         refuse_size(model, size)
     return model.to(memory_format=model.memory_format)  # as the images: else each step reorders the weights
@@ -271,7 +270,7 @@ def make_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer with the checkpoints, the record and the logger of a run."""
     options = hardware.settle(config["trainer"])
-    options.pop("capture", None)  # the network's (`train`)
+    options.pop("capture", None)  # the network's (`make_model`)
     # which Lightning would say as well, and then fail to take down what it had not set up
     if str(options.get("profiler")).lower() == "xla" and find_spec("torch_xla") is None:
         raise UserError("trainer.profiler=xla needs torch_xla, which is not installed.")

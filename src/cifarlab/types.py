@@ -34,6 +34,7 @@ NonNegative = Annotated[float, Within("a number of 0 or more", 0)]
 Count = Annotated[int, Within("a whole number of 1 or more", 1)]
 Natural = Annotated[int, Within("a whole number of 0 or more", 0)]
 Shift = Annotated[int, Within("a whole number of pixels from 0 to 31", 0, 31)]
+SmallSize = Annotated[int, Within("a whole number of pixels from 1 to 31", 1, 31)]
 Seed = Annotated[int, Within("a whole number from 0 to 4294967295", 0, 2**32 - 1)]
 Halvings = Annotated[
     int, Within("1 to 5 blocks (each halves the image, and 32 pixels can be halved 5 times)", 1, 5)

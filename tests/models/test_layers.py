@@ -71,3 +71,10 @@ def test_a_seed_repeats_it_and_evaluation_leaves_all() -> None:
     assert not torch.equal(dropped(0.5), Dropout(0.5)(ONES))
     assert torch.equal(Dropout(0.5).eval()(ONES), ONES)
     assert isinstance(Dropout(0.5), nn.Dropout)
+
+
+def test_it_can_be_compiled_in_one_piece() -> None:
+    torch.manual_seed(0)
+    compiled = torch.compile(Dropout(0.25).forward, fullgraph=True, backend="aot_eager")
+    kept = compiled(torch.ones(100_000)).ne(0).float().mean().item()
+    assert kept == pytest.approx(0.75, abs=0.01)

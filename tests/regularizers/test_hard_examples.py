@@ -8,6 +8,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from cifarlab.data.module import ImageData
 from cifarlab.data.sets import Digits
 from cifarlab.models.classifier import Classifier
 from cifarlab.regularizers import HardExamples, Regularization
@@ -50,7 +51,7 @@ def test_a_run_trains_on_the_images_with_the_largest_remembered_losses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     typed = ["data=digits", "model=vgg1", "model.width=4", "model.dense=16", "reg=hard_examples"]
-    typed += ["reg.hard_examples.share=0.4", "trainer.max_epochs=4", "logger=none", "export=none"]
+    typed += ["reg.hard_examples.share=0.4", "trainer.max_epochs=4", "logger=none", "export=pt2"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config: Any = OmegaConf.to_container(compose("train", typed), resolve=True)
     seen: list[list[int]] = []
@@ -59,13 +60,16 @@ def test_a_run_trains_on_the_images_with_the_largest_remembered_losses(
 
     def begin(self: Classifier) -> None:
         seen.append([])
-        remembered.append(self.trainer.datamodule.losses.clone())
+        remembered.append(self.trainer.datamodule.remembered.clone())
         start(self)
 
     def watch(self: Classifier, batch: Any, batch_idx: int) -> torch.Tensor:
         seen[-1] += batch[2].tolist()
         return step(self, batch, batch_idx)
 
+    # as an export or an average of the weights makes one of the network
+    copies: list[ImageData] = []
+    monkeypatch.setattr(ImageData, "__deepcopy__", lambda self, _: copies.append(self), raising=False)
     monkeypatch.setattr(Classifier, "on_train_epoch_start", begin)
     monkeypatch.setattr(Classifier, "training_step", watch)
     record = train(config, tmp_path, typed, {"model": "vgg1", "reg": ["hard_examples"], "data": "digits"})
@@ -77,6 +81,7 @@ def test_a_run_trains_on_the_images_with_the_largest_remembered_losses(
     for epoch, losses in list(zip(seen, remembered, strict=True))[1:]:
         left = sorted(set(range(len(losses))) - set(epoch) - held_out())
         assert losses[epoch].min() >= losses[left].max()
+    assert copies == []
     assert record["images_per_second"] == pytest.approx(4 * len(seen[0]) / record["train_seconds"])
 
 
@@ -89,13 +94,13 @@ def held_out() -> set[int]:
 def test_remembered_losses_are_in_the_checkpoint_and_checked() -> None:
     data = Digits(seed=0, regularization=Regularization([HardExamples()]))
     data.setup()
-    data.note_losses(torch.tensor([3, 5]), torch.tensor([0.5, 2.0]))
+    data.remember(torch.tensor([3, 5]), torch.tensor([0.5, 2.0]))
     again = Digits(seed=0, regularization=Regularization([HardExamples()]))
     again.setup()
     again.load_state_dict(data.state_dict())
-    assert torch.equal(again.losses, data.losses)
-    assert again.losses[[3, 5]].tolist() == [0.5, 2.0]
-    for wrong in (torch.zeros(7), torch.zeros(len(data.losses), dtype=torch.int64)):
+    assert torch.equal(again.remembered, data.remembered)
+    assert again.remembered[[3, 5]].tolist() == [0.5, 2.0]
+    for wrong in (torch.zeros(7), torch.zeros(len(data.remembered), dtype=torch.int64)):
         with pytest.raises(ValueError, match="not of this data set"):
             again.load_state_dict({"losses": wrong})
     assert Digits(seed=0, regularization=Regularization()).state_dict() == {}

@@ -1,13 +1,20 @@
 """Progressive resizing: which size in which epoch, and that a size is an average over areas."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from cifarlab.errors import UserError
 from cifarlab.models.plain import VGG
 from cifarlab.models.speedrun import Speedrun
 from cifarlab.regularizers import Flip, ProgressiveResizing, Regularization
-from cifarlab.training import refuse_size
+from cifarlab.training import refuse_size, train
+
+CONF = Path(__file__).parents[2] / "conf"
 
 IMAGES = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255
 INDEX = torch.arange(8)
@@ -20,6 +27,10 @@ def sizes(resizing: ProgressiveResizing, epochs: int) -> list[int]:
 @pytest.mark.parametrize("epochs, expected", [(1, [24]), (4, [24, 24, 32, 32]), (5, [24] * 3 + [32] * 2)])
 def test_half_of_the_epochs_are_small(epochs: int, expected: list[int]) -> None:
     assert sizes(ProgressiveResizing(), epochs) == expected
+
+
+def test_a_share_of_the_epochs_is_not_one_more_by_rounding() -> None:
+    assert sizes(ProgressiveResizing([16], [0.28]), 100) == [16] * 28 + [32] * 72
 
 
 def test_sizes_follow_each_other() -> None:
@@ -40,6 +51,27 @@ def test_a_run_tells_it_the_epoch_and_what_sizes_it_has() -> None:
     regularization = Regularization([ProgressiveResizing([20], [0.25]), Flip()])
     assert regularization.sizes == [20]
     assert [regularization.augment(IMAGES, INDEX, e, 4).shape[-1] for e in range(4)] == [20, 32, 32, 32]
+
+
+def test_a_run_trains_on_small_images_first_and_validates_on_whole_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    typed = ["data=digits", "model=speedrun", "model.widths=[4]", "reg=progressive_resizing", "logger=none"]
+    typed += ["trainer.max_epochs=4", "trainer.limit_train_batches=2", "trainer.limit_val_batches=1"]
+    typed += ["reg.progressive_resizing.sizes=[20]", "export=none", "test=false", "trainer=cpu"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", typed), resolve=True)
+    seen: list[tuple[bool, int]] = []
+    forward = Speedrun.forward
+
+    def watch(self: Speedrun, images: torch.Tensor) -> torch.Tensor:
+        seen.append((self.training, images.shape[-1]))
+        return forward(self, images)
+
+    monkeypatch.setattr(Speedrun, "forward", watch)
+    train(config, tmp_path, typed, {"model": "speedrun", "reg": ["progressive_resizing"], "data": "digits"})
+    assert [size for training, size in seen if training] == [20] * 4 + [32] * 4
+    assert [size for training, size in seen if not training][1:] == [32] * 5  # behind `refuse_size`
 
 
 def test_networks_that_end_in_dense_layers_are_refused() -> None:

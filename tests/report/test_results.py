@@ -5,6 +5,8 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
+
 from cifarlab.report.readme import ROOT, SECTIONS, page, rebuilt, timings, views
 
 README = (ROOT / "README.md").read_text()
@@ -49,21 +51,27 @@ def test_scores_of_several_views_are_a_line_of_their_table(tmp_path: Path) -> No
 
 def test_a_timing_is_a_line_of_the_table(tmp_path: Path) -> None:
     machine = {"device": "a CPU", "threads": 2, "torch": "2.15", "dtype": "float32", "matrix_gflops": 1234.5}
-    machine |= {"copy_gb_per_second": 21.94, "e_seconds": 125.66}
+    machine |= {"copy_gb_per_second": 21.94, "e_seconds": 125.66, "bare_vgg3_gflops": 802.4}
     (tmp_path / "results").mkdir()
     for section, unit in (("start", "s"), ("loop", "images/s")):
         row = {"what": f"a {section}", "ours": 1234.567, "other": 2000, "unit": unit, "ratio": 0.617}
+        row |= {"span": [0.5, 0.7], "wanted": "> 0.60"}
         content = {"machine": machine, "rounds": 5, "rows": [row]}
         (tmp_path / "results" / f"{section}.json").write_text(json.dumps(content))
     assert timings(tmp_path).splitlines() == [
-        "| sections= | what | ours | held against | ratio |",
-        "|---|---|---:|---:|---:|",
-        "| `loop` | a loop | 1,235 images/s | 2,000 images/s | 0.62 |",
-        "| `start` | a start | 1,234.57 s | 2,000.00 s | 0.62 |",
+        "| sections= | what | ours | held against | ratio | lowest to highest | wanted |",
+        "|---|---|---:|---:|---:|---:|---:|",
+        "| `loop` | a loop | 1,235 images/s | 2,000 images/s | 0.62 | 0.50 to 0.70 | > 0.60 |",
+        "| `start` | a start | 1,234.57 s | 2,000.00 s | 0.62 | 0.50 to 0.70 | > 0.60 |",
         "",
         "loop, start: medians of 5 rounds; a CPU, 2 threads, torch 2.15; a float32 product at 1,234 GFLOP/s, "
-        "a copy at 21.9 GB/s; E, an epoch of the bare VGG-3 loop, 125.7 s.",
+        "a copy at 21.9 GB/s; E, an epoch of the bare VGG-3 loop, 125.7 s, 0.65 of the product's rate.",
     ]
+
+
+def test_a_table_without_its_place_is_refused() -> None:
+    with pytest.raises(ValueError, match="there are 0 places between <!-- views -->"):
+        rebuilt(README.replace("<!-- views -->", ""), ROOT)
 
 
 def test_the_sections_are_those_of_the_benchmarks() -> None:

@@ -9,6 +9,7 @@ from synthetic import write_run
 
 from cifarlab.report.reading import read
 from cifarlab.report.rows import Row, group, name
+from cifarlab.runs.record import config_hash
 
 
 class Runs:
@@ -34,6 +35,18 @@ def test_the_same_in_other_words_is_one_configuration(tmp_path: Path) -> None:
     runs.add(seed=2, changes=elsewhere)
     rows, _ = runs.rows()
     assert [row.seeds for row in rows] == [[0, 1, 2]]
+
+
+def test_a_key_that_older_runs_lack_is_no_difference_unless_it_is_used(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    runs.add(seed=0)
+    runs.add(seed=1, changes={"trainer.capture": "none"})
+    runs.add(seed=2, changes={"trainer.capture": "compile"})
+    rows, _ = runs.rows()
+    assert [row.seeds for row in rows] == [[0, 1], [2]]
+    captures: list[dict[str, str]] = [{}, {"capture": "none"}, {"capture": "compile"}]
+    hashes = [config_hash({"trainer": {"devices": 1, **more}}) for more in captures]
+    assert hashes[0] == hashes[1] != hashes[2]
 
 
 def test_the_order_of_regularizers_is_no_difference(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 
 
 class Indexed(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Images (M, 3, 32, 32), labels (M,) and which of them belong here; asked with a tensor of positions, it
-    gives images, labels and their numbers among the M."""
+    """Images (M, 3, 32, 32), labels (M,) and which of them belong here; asked with a tensor of positions on
+    their device, it gives images, labels and their numbers among the M."""
 
     def __init__(self, images: Tensor, labels: Tensor, index: Tensor) -> None:
         self.images, self.labels, self.index = images, labels, index
@@ -42,12 +42,14 @@ class Indexed(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return len(self.index)
 
     def __getitem__(self, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        chosen = self.index[positions.to(self.index.device, non_blocking=True)]
+        chosen = self.index[positions]
         return self.images[chosen], self.labels[chosen], chosen
 
 
 class Batches(Sampler[Tensor]):
     """Positions of each batch, int64 (batch,), the order of epoch e a function of (seed, e) alone.
+
+    Those of an epoch go to `device` at once.
 
     `draw(generator=)` makes the order of an epoch's `images` in place of a permutation of all.
     With several processes each takes every `world`-th image of a batch `world` times as large, so that the
@@ -63,9 +65,10 @@ class Batches(Sampler[Tensor]):
         rank: int = 0,
         world: int = 1,
         draw: Callable[..., Tensor] | None = None,
+        device: torch.device | str = "cpu",
     ) -> None:
         self.images, self.batch_size, self.seed, self.drop_last = images, batch_size * world, seed, drop_last
-        self.rank, self.world, self.draw, self.epoch = rank, world, draw, 0
+        self.rank, self.world, self.draw, self.device, self.epoch = rank, world, draw, device, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning's hook, called before each epoch."""
@@ -80,7 +83,7 @@ class Batches(Sampler[Tensor]):
             generator = torch.Generator().manual_seed(epoch_seed(self.seed, self.epoch))
             draw = self.draw or partial(torch.randperm, self.images)
             order = draw(generator=generator)
-        for batch in order.split(self.batch_size)[: len(self)]:
+        for batch in order.to(self.device).split(self.batch_size)[: len(self)]:
             yield batch[self.rank :: self.world]
 
 
@@ -150,7 +153,7 @@ class ImageData(pl.LightningDataModule, ABC):
             train, val = hold_out(labels, self.validation, self.split, self.folds, self.fold)  # type: ignore[arg-type]
         self.train_index, self.val_index = torch.from_numpy(train), torch.from_numpy(val)
         # of each image of the data set when it last trained, in nats, for a selection
-        self.losses = torch.full((len(labels),), torch.inf)
+        self.remembered = torch.full((len(labels),), torch.inf)
         self.warn_of_empty_classes()
         digest = hashlib.sha256(self.set.fingerprint.encode() + train.tobytes() + val.tobytes())
         self.fingerprint = digest.hexdigest()[:16]
@@ -224,11 +227,11 @@ class ImageData(pl.LightningDataModule, ABC):
             count, draw = len(index), None
             if selection := self.regularization.selection:
                 count, draw = selection.count(count), self.draw_selected
-                self.losses = self.losses.to(device)
+                self.remembered = self.remembered.to(device)
             self.check_last_batch(count, world)
-            sampler = Batches(count, self.batch_size, self.seed, self.drop_last, rank, world, draw)
+            sampler = Batches(count, self.batch_size, self.seed, self.drop_last, rank, world, draw, device)
         else:
-            sampler = Batches(len(index), self.eval_batch_size, rank=rank, world=world)
+            sampler = Batches(len(index), self.eval_batch_size, rank=rank, world=world, device=device)
         # a generator of its own: the loader draws a number for each pass, and Lightning starts the first pass
         # of a resumed run behind the epoch's seed, all others before it
         return DataLoader(indexed, sampler=sampler, batch_size=None, generator=torch.Generator())
@@ -236,20 +239,20 @@ class ImageData(pl.LightningDataModule, ABC):
     def draw_selected(self, generator: torch.Generator) -> Tensor:
         """The positions among the training images that an epoch trains on, int64."""
         assert self.regularization.selection is not None
-        return self.regularization.selection.choose(self.losses.cpu()[self.train_index], generator)
+        return self.regularization.selection.choose(self.remembered.cpu()[self.train_index], generator)
 
-    def note_losses(self, numbers: Tensor, losses: Tensor) -> None:
+    def remember(self, numbers: Tensor, losses: Tensor) -> None:
         """Remember the losses, float32 (N,), of the images of these numbers for the epochs to come."""
-        self.losses[numbers] = losses
+        self.remembered[numbers] = losses
 
     def state_dict(self) -> dict[str, Any]:
-        return {"losses": self.losses.cpu()} if self.regularization.selection else {}
+        return {"losses": self.remembered.cpu()} if self.regularization.selection else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         losses = state_dict["losses"]
-        if losses.shape != self.losses.shape or losses.dtype != self.losses.dtype:
+        if losses.shape != self.remembered.shape or losses.dtype != self.remembered.dtype:
             raise ValueError("what a checkpoint tells of the images' losses is not of this data set")
-        self.losses = losses
+        self.remembered = losses
 
     def check_last_batch(self, images: int, world: int) -> None:
         """Refuse batch sizes that leave a process without images, or batch norm with a single one."""
@@ -260,13 +263,13 @@ class ImageData(pl.LightningDataModule, ABC):
         needed = world * (2 if normalized else 1)
         if self.drop_last and images < batch:
             raise UserError(
-                f"data.batch_size={self.batch_size} with data.drop_last=true leaves no batch of the {images} "
-                "training images; take a smaller batch."
+                f"data.batch_size={self.batch_size} with data.drop_last=true leaves no batch of an epoch's "
+                f"{images} training images; take a smaller batch."
             )
         if not self.drop_last and 0 < left < needed:
             raise UserError(
-                f"data.batch_size={self.batch_size} leaves a last batch of {left} of the {images} training "
-                f"images, where {needed} are needed; set data.drop_last=true or another batch size."
+                f"data.batch_size={self.batch_size} leaves a last batch of {left} of an epoch's {images} "
+                f"training images, where {needed} are needed; set data.drop_last=true or another batch size."
             )
 
     def train_dataloader(self) -> DataLoader:

@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from cifarlab import hardware
 from cifarlab.errors import RunFailed
 from cifarlab.optim.schedules import Plateau, Schedule
 from cifarlab.regularizers import Regularization
@@ -87,10 +88,9 @@ class Classifier(pl.LightningModule):
         # (classes,), CIFAR-100's 20 superclasses; no part of the weights, but it lives where they do
         self.register_buffer("superclass_of", None, persistent=False)
         self.classes = [str(label) for label in range(num_classes)]  # replaced by the data set's names
-        # what a selection of images learns from: called with a training batch's numbers and losses
-        self.note_losses: Callable[[Tensor, Tensor], None] | None = None
         self.memory_format = torch.channels_last
-        self.captured: Callable[[Tensor], Tensor] | None = None  # `net`, as training runs it on a GPU
+        self.capture = "none"  # `trainer.capture`
+        self.captured: Callable[[Tensor], Tensor] | None = None  # what becomes of `net` in a fit by that
         self.train_tally, self.eval_tally, self.eval_super = Tally(), Tally(), Tally()
         self.scores: dict[str, float] = {}  # of the last pass over validation or test images
         self.test_logits: list[Tensor] = []  # of the last pass over the test images, by batch
@@ -127,14 +127,20 @@ class Classifier(pl.LightningModule):
         """The objective: cross-entropy against the (smoothed) targets plus the penalties."""
         images, targets, numbers = batch
         cross_entropy, mean_log_p, correct = self.losses(self(images), targets)
-        if self.note_losses is not None:
-            self.note_losses(numbers, cross_entropy.detach())
+        if self.regularization.selection:
+            self.trainer.datamodule.remember(numbers, cross_entropy.detach())  # type: ignore[attr-defined]
         self.train_tally.add(cross_entropy, correct)
         objective = cross_entropy.mean()
         if smoothing := self.regularization.smoothing:
             objective = (1 - smoothing) * objective - smoothing * mean_log_p.mean()
         penalty = self.regularization.penalty(self.kernels())
         return objective if penalty is None else objective + penalty
+
+    def on_fit_start(self) -> None:  # in the process that trains: what is compiled cannot be sent to one
+        self.captured = hardware.capture(self.net, self.capture, self.trainer)
+
+    def on_fit_end(self) -> None:
+        self.captured = None
 
     def on_train_epoch_start(self) -> None:
         self.train_tally, self.checked, self.first_step = Tally(), 0, self.global_step

@@ -29,11 +29,12 @@ class Dropout(nn.Dropout):
     """Dropout (Srivastava et al., 2014) whose mask costs a CPU less to draw.
 
     torch draws a float for each element, on one thread; here 16 bits of a 64-bit integer decide. The rate is
-    rounded to a multiple of 1/65536, by which what is kept is scaled up. On a GPU it is torch's.
+    rounded to a multiple of 1/65536, by which what is kept is scaled up. On a GPU it is torch's, and where it
+    is compiled, which `random_` cannot be.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.device.type != "cpu":
+        if not self.training or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         kept = max(1, round((1 - self.p) * 2**16))  # of the 65,536 values
         fours = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)

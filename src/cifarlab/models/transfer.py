@@ -28,7 +28,7 @@ from torchvision.models import get_model, get_model_weights
 
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
-from cifarlab.models.layers import make_activation
+from cifarlab.models.layers import Dropout, make_activation
 from cifarlab.types import Activation, Count
 from cifarlab.untrusted import Refused, check_archive
 
@@ -93,7 +93,7 @@ class Transfer(Classifier):
         dropouts = [m for m in features.modules() if isinstance(m, nn.Dropout)]
         rates = self.regularization.dropout_rates(len(dropouts) or 1)
         if rates and not dropouts:
-            dropouts = [nn.Dropout()]
+            dropouts = [Dropout()]
             layers["dropout"] = dropouts[0]
         for dropout, rate in zip(dropouts, rates or [], strict=False):
             dropout.p = rate

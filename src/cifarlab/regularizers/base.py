@@ -2,8 +2,8 @@
 
 A technique is a frozen dataclass of one of these kinds plus a YAML in `conf/reg` that names it. The network
 asks for dropout rates and normalization when it is built, the loss asks for penalties and smoothing, the
-data module asks for transforms and mixes, the trainer for stopping rules: nobody asks which option was
-chosen. `Regularization` carries what was.
+data module asks for transforms, selections and mixes, the trainer for averages and stopping rules: nobody
+asks which option was chosen. `Regularization` carries what was.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cifarlab.runs.record import NOT_HASHED, SCHEMA
+from cifarlab.runs.record import ADDED, NOT_HASHED, SCHEMA
 from cifarlab.untrusted import LARGEST_YAML, Refused, clean, parse_yaml, read_json, read_text
 
 Settings = tuple[tuple[str, Hashable], ...]  # a configuration: its dotted keys and their values, sorted
@@ -137,7 +137,7 @@ def read(folder: Path) -> Run:
         finished=value("finished", text_like) or "",
         overrides=overrides,
         choices=choices,
-        settings=shared(tuple(pair for pair in settings if not left_out(pair[0]))),
+        settings=shared(tuple((k, v) for k, v in settings if not left_out(k) and ADDED.get(k) != v)),
         configured=configured,
         seed=value("seed", whole, required=True),
         fold=fold,

@@ -29,7 +29,10 @@ def rebuilt(readme: str, root: Path) -> str:
 def place(text: str, name: str, content: str) -> str:
     """The text with that content between `<!-- name -->` and `<!-- /name -->`."""
     between = re.compile(rf"(?<=<!-- {name} -->\n).*?(?=<!-- /{name} -->)", re.S)
-    return between.sub(lambda _: f"\n{content}\n\n", text)
+    text, places = between.subn(lambda _: f"\n{content}\n\n", text)
+    if places != 1:
+        raise ValueError(f"there are {places} places between <!-- {name} --> and <!-- /{name} -->, not 1")
+    return text
 
 
 def results(folder: Path) -> str:
@@ -63,8 +66,8 @@ def page(readme: str, root: Path) -> str:
 
 
 def views(folder: Path) -> str:
-    """A table over the runs that `evaluate.py` scored with test-time flips and shifts as well: beside a run's
-    record lies its `scores.json`."""
+    """A table over the runs that were scored with test-time flips and shifts as well: beside their record the
+    `scores.json` of `evaluate.py` was kept."""
     lines = [
         "| experiment | n | plain % | with flips % | with flips and shifts % |",
         "|---|---:|---:|---:|---:|",
@@ -83,7 +86,10 @@ def views(folder: Path) -> str:
 
 def timings(folder: Path) -> str:
     """A table of what `run.py` left in `results/`, and the machines that it was measured on."""
-    lines = ["| sections= | what | ours | held against | ratio |", "|---|---|---:|---:|---:|"]
+    lines = [
+        "| sections= | what | ours | held against | ratio | lowest to highest | wanted |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
     machines: dict[str, list[str]] = {}
     for section in SECTIONS:
         file = folder / "results" / f"{section}.json"
@@ -91,9 +97,10 @@ def timings(folder: Path) -> str:
             continue
         content = json.loads(file.read_text())
         for row in content["rows"]:
-            form = "{:,.2f} s" if row["unit"] == "s" else "{:,.0f} " + row["unit"]
-            figures = " | ".join(form.format(row[side]) for side in ("ours", "other"))
-            lines.append(f"| `{section}` | {row['what']} | {figures} | {row['ratio']:.2f} |")
+            form = "{:,.0f} " if row["unit"] in ("images/s", "MiB") else "{:,.2f} "
+            cells = [(form + row["unit"]).format(row[side]).strip() for side in ("ours", "other")]
+            cells += [f"{row['ratio']:.2f}", "{:.2f} to {:.2f}".format(*row["span"]), row["wanted"]]
+            lines.append(f"| `{section}` | {row['what']} | {' | '.join(cells)} |")
         machines.setdefault(described(content["machine"], content["rounds"]), []).append(section)
     notes = [f"{', '.join(sections)}: {machine}." for machine, sections in machines.items()]
     return "\n\n".join(["\n".join(lines), *notes])
@@ -103,7 +110,10 @@ def described(machine: dict[str, Any], rounds: int) -> str:
     where = f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
     product = f"a {machine['dtype']} product at {machine['matrix_gflops']:,.0f} GFLOP/s"
     copy = f"a copy at {machine['copy_gb_per_second']:.1f} GB/s"
-    epoch = f"E, an epoch of the bare VGG-3 loop, {machine['e_seconds']:.1f} s"
+    share = machine["bare_vgg3_gflops"] / machine["matrix_gflops"]
+    epoch = (
+        f"E, an epoch of the bare VGG-3 loop, {machine['e_seconds']:.1f} s, {share:.2f} of the product's rate"
+    )
     return f"medians of {rounds} rounds; {where}; {product}, {copy}; {epoch}"
 
 

@@ -23,10 +23,9 @@ from cifarlab.untrusted import Refused, clean, read_json, read_yaml
 
 SCHEMA = 1
 # what a run is, whatever it ran on and wherever it lies: the rest stays out of the configuration's hash
-NOT_HASHED = (
-    *("resume", "export", "logger", "data.root", "data.mirrors"),
-    *("trainer.enable_progress_bar", "trainer.capture"),
-)
+NOT_HASHED = ("resume", "export", "logger", "data.root", "data.mirrors", "trainer.enable_progress_bar")
+# keys that the first runs did not have yet, and what these did: one at that value is as good as none
+ADDED = {"trainer.capture": "none"}
 
 EMPTY: dict[str, Any] = {
     "schema": SCHEMA,
@@ -194,12 +193,13 @@ def check(folder: Path, record: Mapping[str, Any], kinds: Mapping[str, Any]) -> 
 def config_hash(config: dict[str, Any]) -> str:
     """12 hexadecimal digits, the same for the same resolved configuration on any machine, in any folder."""
     kept = json.loads(json.dumps(config))
-    for path in NOT_HASHED:
+    for path in (*NOT_HASHED, *ADDED):
         *parents, last = path.split(".")
         node = kept
         for parent in parents:
             node = node.get(parent, {})
-        node.pop(last, None)
+        if path in NOT_HASHED or node.get(last) == ADDED[path]:
+            node.pop(last, None)
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
