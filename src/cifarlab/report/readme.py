@@ -53,12 +53,12 @@ def page(readme: str, root: Path) -> str:
         if (row := found.get(experiment)) is None:
             parts.append("No run to its end yet.")
             continue
-        where = "{device}, {threads} thread(s)".format_map(row.runs[0].environment)
+        device, threads = (row.runs[0].environment[name] for name in ("device", "threads"))
         folders = {run.seed: Path("..", run.folder.relative_to(root)) for run in row.runs}
         records = ", ".join(f"[seed {seed}]({folder}/record.json)" for seed, folder in folders.items())
         parts.append(
             f"Test accuracy {percent(row.test)} % (n = {len(row.runs)}), {duration(row.seconds)} of training "
-            f"on {where}. Records: {records}.\n"
+            f"on {device}, {threads} thread{'s' * (threads != '1')}. Records: {records}.\n"
         )
         first = min(folders)
         parts.append(f"![Loss and accuracy by epoch, seed {first}]({folders[first]}/curves.png)")
