@@ -78,9 +78,8 @@ def capture(net: nn.Module, how: str, trainer: pl.Trainer) -> Callable[[Tensor],
     if how == "none" or (how == "auto" and not replayable):
         return None
     torch._dynamo.config.suppress_errors = True
-    torch._inductor.config.deterministic = (
-        True  # no kernel is chosen by a timing, which no resumed run repeats
-    )
+    # no kernel is chosen by a timing, which no resumed run repeats
+    torch._inductor.config.deterministic = True
     mode = "reduce-overhead" if replayable else "default"
     compiled: Callable[[Tensor], Tensor] = torch.compile(net.forward, mode=mode, dynamic=False)
     return compiled
