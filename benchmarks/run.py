@@ -16,8 +16,8 @@
 Figures are medians over `rounds` that alternate between the two sides, so that a machine that drifts slows
 both; behind the ratio stand its lowest and highest round, and what it is wanted to be. What lies between
 epochs (validation, checkpoints, files) is in no rate of images. Times depend on the machine, so its rates
-come with them: a matrix product, a copy, and E, the seconds of an epoch of a bare VGG-3 loop. From 5 rounds on
-each section also goes to `benchmarks/results/<section>.json`.
+come with them: a matrix product, a copy, and E, the seconds of an epoch of a bare VGG-3 loop. From 5 rounds
+on each section also goes to `benchmarks/results/<section>.json`.
 """
 
 from __future__ import annotations
