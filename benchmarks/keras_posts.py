@@ -1,12 +1,8 @@
-"""Posts A3, A6 and A9 in Keras, as the posts train them, beside ours: training images per second.
-
-    pip install -e '.[bench]'
-    python benchmarks/keras_posts.py [posts=a3,a6,a9] [policies=float32] [steps=30] [rounds=5]
+"""The two sides of `run.py sections=keras`: posts A3, A6 and A9 in Keras, as the posts train them, and ours.
 
 Keras's side has its own layers, `fit` and ImageDataGenerator; ours is the whole of `train.py`: batches,
 augmentation, metrics, record. Both train on the real CIFAR-10 in processes of their own, which take turns of
-`steps` batches of 64; while one works the other sleeps. The first turn of each warms up. `policies` may also
-name mixed_bfloat16, which Keras computes in software where the hardware lacks it.
+`steps` batches of 64; while one works the other sleeps. The first turn of each warms up.
 """
 
 from __future__ import annotations
@@ -19,7 +15,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from statistics import median
 from typing import Any, Self
 
 ROOT = Path(__file__).parents[1]
@@ -27,20 +22,9 @@ POSTS = {"a3": "a3_baseline", "a6": "a6_augment", "a9": "a9_dropout_increasing_a
 BATCH = 64
 
 
-def main() -> None:
-    own = {"posts": "a3,a6,a9", "policies": "float32", "steps": "30", "rounds": "5"}
-    own |= dict(argument.split("=") for argument in sys.argv[1:])
-    print(f"{'post':6}{'Keras policy':16}{'ours':>8}{'Keras':>8}{'ratio':>8}   images/s, medians")
-    for post in own["posts"].split(","):
-        for policy in own["policies"].split(","):
-            pairs = compare(post, policy, int(own["steps"]), int(own["rounds"]))
-            ours, theirs = map(median, zip(*pairs, strict=True))
-            ratio = median(one / other for one, other in pairs)
-            print(f"{post:6}{policy:16}{ours:8,.0f}{theirs:8,.0f}{ratio:8.2f}", flush=True)
-
-
 def compare(post: str, policy: str, steps: int, rounds: int) -> list[tuple[float, float]]:
-    """Images per second of ours and of Keras's, round by round; who begins alternates."""
+    """Images per second of ours and of Keras's under that `keras.mixed_precision` policy, round by round; who
+    begins alternates."""
     with Worker("ours", post, policy, steps) as ours, Worker("keras", post, policy, steps) as keras:
         pairs = []
         for number in range(rounds + 1):
@@ -54,7 +38,7 @@ class Worker:
     """A process that trains for so many steps whenever it is told to, until the end of its input."""
 
     def __init__(self, side: str, post: str, policy: str, steps: int) -> None:
-        self.command = [sys.executable, __file__, "--worker", side, post, policy, str(steps)]
+        self.command = [sys.executable, __file__, side, post, policy, str(steps)]
 
     def __enter__(self) -> Self:
         environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "KERAS_BACKEND": "tensorflow"}
@@ -148,10 +132,7 @@ def keras_worker(post: str, policy: str, steps: int) -> None:
 
 def our_worker(post: str, steps: int) -> None:
     import pytorch_lightning as pl
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from cifarlab import training
+    import training_loop  # with torch: not for Keras's process
 
     class Turns(pl.Callback):
         """Waits for its turn in front of each epoch, and says how long the epoch took."""
@@ -163,30 +144,11 @@ def our_worker(post: str, steps: int) -> None:
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             say(time.perf_counter() - self.started)
 
-    make_trainer = training.make_trainer
-
-    def with_turns(*arguments: Any, **options: Any) -> pl.Trainer:
-        trainer = make_trainer(*arguments, **options)
-        trainer.callbacks.insert(0, Turns())
-        return trainer
-
-    training.make_trainer = with_turns
     overrides = [f"experiment=posts/{POSTS[post]}", f"trainer.limit_train_batches={steps}", "test=false"]
-    overrides += [
-        "data.validation=none",
-        f"data.root={ROOT / 'data'}",
-        "trainer.max_epochs=1000",
-        "export=none",
-    ]
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", overrides), resolve=True)
-    with tempfile.TemporaryDirectory() as folder:
-        training.train(config, Path(folder), overrides, {})
+    overrides += ["data.validation=none", "trainer.max_epochs=1000", "export=none"]
+    training_loop.trained(overrides, Turns(), first=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--worker"]:
-        _, side, post, policy, steps = sys.argv[1:]
-        keras_worker(post, policy, int(steps)) if side == "keras" else our_worker(post, int(steps))
-    else:
-        main()
+    side, post, policy, steps = sys.argv[1:]
+    keras_worker(post, policy, int(steps)) if side == "keras" else our_worker(post, int(steps))

@@ -73,15 +73,16 @@ def composed(overrides: list[str]) -> Any:
     return config
 
 
-def trained(overrides: list[str], callback: pl.Callback) -> list[dict[str, Any]]:
-    """The rows of the metrics of a run that had that callback, called behind the record's clock."""
+def trained(overrides: list[str], callback: pl.Callback, first: bool = False) -> list[dict[str, Any]]:
+    """The rows of the metrics of a run that had that callback, called behind the record's clock or, as the
+    `first`, in front of all others."""
     recorders: list[RunRecord] = []
     make_trainer = training.make_trainer
 
     def with_callback(*arguments: Any, **options: Any) -> pl.Trainer:
         trainer = make_trainer(*arguments, **options)
         recorders.extend(c for c in trainer.callbacks if isinstance(c, RunRecord))
-        trainer.callbacks.append(callback)
+        trainer.callbacks.insert(0 if first else len(trainer.callbacks), callback)
         return trainer
 
     training.make_trainer = with_callback
