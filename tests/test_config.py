@@ -87,6 +87,7 @@ CONVNET = {
     "padding": ["valid"],
     "dense": [8],
 }
+SPEEDRUN = {"_target_": "cifarlab.models.speedrun.Speedrun", "widths": [8, 8]}
 RESIZING = {
     "progressive_resizing": {
         "_target_": "cifarlab.regularizers.progressive_resizing.ProgressiveResizing",
@@ -171,7 +172,7 @@ WRONG = {
         "optimizer.momentum": 0.0,
         "optimizer.nesterov": True,
     },
-    "optimizer.betas=[0.9]: expected two numbers, such as [0.9,0.999].": {
+    "optimizer.betas=[0.9]: expected two rates of at least 0 and below 1, such as [0.9,0.999]": {
         "optimizer": {"_target_": "cifarlab.optim.optimizers.adam"},
         "optimizer.betas": [0.9],
     },
@@ -238,6 +239,8 @@ WRONG = {
         "reg": {"hard_examples": {"_target_": "cifarlab.regularizers.hard_examples.HardExamples"}},
         "trainer.devices": 2,
     },
+    "model.widths=[8,8,8,8,8]: expected 1 to 4 whole numbers, ": {"model": SPEEDRUN, "model.widths": [8] * 5},
+    "model.widths=[]: expected 1 to 4 whole numbers, ": {"model": SPEEDRUN, "model.widths": []},
     # CONVNET is 32 -> 15 -> 6 -> 2 pixels wide
     "model.blocks=[[8],[8],[8],[8]] leaves no pixel of a 32 x 32 image; take fewer blocks.": {
         "model": CONVNET,

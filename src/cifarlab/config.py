@@ -209,10 +209,6 @@ def check_optimizer(optimizer: Mapping[str, Any]) -> None:
     if optimizer.get("nesterov") and not optimizer.get("momentum"):
         message = "optimizer.nesterov=true needs optimizer.momentum above 0, for example 0.9."
         raise WrongKey(message, "optimizer.momentum", "optimizer.nesterov")
-    betas = optimizer.get("betas")
-    if betas is not None and len(betas) != 2:
-        message = f"optimizer.betas={show(betas)}: expected two numbers, such as [0.9,0.999]."
-        raise WrongKey(message, "optimizer.betas")
 
 
 def check_length(scheduler: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:

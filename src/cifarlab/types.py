@@ -7,7 +7,7 @@ before torch is imported. Each is an ordinary type to mypy and to the reader.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,18 @@ class Within:
         return above and below
 
 
+@dataclass(frozen=True)
+class Length:
+    """How many entries a list has, from `low` to `high`; `says` completes the sentence "expected ..."."""
+
+    says: str
+    low: int
+    high: int
+
+    def __contains__(self, entries: list[Any]) -> bool:
+        return self.low <= len(entries) <= self.high
+
+
 Rate = Annotated[float, Within("a rate of at least 0 and below 1", 0, 1, open_high=True)]
 Fraction = Annotated[float, Within("a number from 0 to 1", 0, 1)]
 OpenFraction = Annotated[float, Within("a fraction between 0 and 1", 0, 1, open_low=True, open_high=True)]
@@ -39,5 +51,9 @@ Seed = Annotated[int, Within("a whole number from 0 to 4294967295", 0, 2**32 - 1
 Halvings = Annotated[
     int, Within("1 to 5 blocks (each halves the image, and 32 pixels can be halved 5 times)", 1, 5)
 ]
+Widths = Annotated[
+    list[Count], Length("1 to 4 whole numbers, the channels of groups that each halve the image", 1, 4)
+]
+Betas = Annotated[list[Rate], Length("two rates of at least 0 and below 1, such as [0.9,0.999]", 2, 2)]
 Activation = Literal["relu", "leaky_relu", "elu", "selu", "gelu", "silu", "mish", "tanh", "sigmoid"]
 Interval = Literal["step", "epoch"]

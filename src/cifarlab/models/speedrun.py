@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.layers import Dropout, Scale, make_activation
-from cifarlab.types import Activation, Count, Positive
+from cifarlab.types import Activation, Positive, Widths
 
 PATCH = 2  # pixels wide and high, of what is whitened
 
@@ -32,24 +31,17 @@ class Speedrun(Classifier):
         eps: added to the variances that whitening divides by.
         scale: of the logits.
         activation: after the whitening and after each batch norm.
-
-    Raises:
-        UserError: when the groups leave no pixel.
     """
 
     def __init__(
         self,
-        widths: list[Count] = [64, 256, 256],  # noqa: B006 (read only)
+        widths: Widths = [64, 256, 256],  # noqa: B006 (read only)
         eps: Positive = 5e-4,
         scale: Positive = 1 / 9,
         activation: Activation = "gelu",
         **run: Any,
     ) -> None:
         super().__init__(**run)
-        if not 1 <= len(widths) <= 4:
-            raise UserError(
-                f"model.widths={list(widths)}: expected 1 to 4 groups, each of which halves the image."
-            )
         self.eps = eps
         channels = 2 * 3 * PATCH**2
         whitening = nn.Conv2d(3, channels, PATCH)

@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 from cifarlab.errors import UserError
 from cifarlab.optim.muon import Muon
 from cifarlab.signatures import conforms
-from cifarlab.types import Count, NonNegative, Positive, Rate
+from cifarlab.types import Betas, Count, NonNegative, Positive, Rate
 
 
 def sgd(
@@ -37,7 +37,7 @@ def sgd(
 
 def adam(
     lr: Positive = 0.001,
-    betas: list[Rate] = [0.9, 0.999],  # noqa: B006 (read only)
+    betas: Betas = [0.9, 0.999],  # noqa: B006 (read only)
     eps: NonNegative = 1e-7,
     weight_decay: NonNegative = 0.0,
     *,
@@ -49,13 +49,13 @@ def adam(
     it: at step t Keras's acts as eps / sqrt(1 - beta2^t), which is 32 eps at first and 1.3 eps at step 1,000.
     """
     return _guarded(
-        torch.optim.Adam(params, lr, _pair(betas), eps=eps, weight_decay=weight_decay, fused=True)
+        torch.optim.Adam(params, lr, (betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=True)
     )
 
 
 def adamw(
     lr: Positive = 0.001,
-    betas: list[Rate] = [0.9, 0.999],  # noqa: B006 (read only)
+    betas: Betas = [0.9, 0.999],  # noqa: B006 (read only)
     eps: NonNegative = 1e-7,
     weight_decay: NonNegative = 0.01,
     *,
@@ -63,7 +63,7 @@ def adamw(
 ) -> Optimizer:
     """Adam with decoupled decay, w <- w - lr weight_decay w (Loshchilov and Hutter, 2019)."""
     return _guarded(
-        torch.optim.AdamW(params, lr, _pair(betas), eps=eps, weight_decay=weight_decay, fused=True)
+        torch.optim.AdamW(params, lr, (betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=True)
     )
 
 
@@ -95,7 +95,7 @@ def muon(
     weight_decay: NonNegative = 0.0,
     rounds: Count = 5,
     adam_lr: Positive = 0.001,
-    betas: list[Rate] = [0.9, 0.999],  # noqa: B006 (read only)
+    betas: Betas = [0.9, 0.999],  # noqa: B006 (read only)
     eps: NonNegative = 1e-7,
     *,
     params: ParamsT,
@@ -122,16 +122,10 @@ def muon(
             weight_decay=weight_decay,
             rounds=rounds,
             adam_lr=adam_lr,
-            betas=_pair(betas),
+            betas=(betas[0], betas[1]),
             eps=eps,
         )
     )
-
-
-def _pair(betas: list[float]) -> tuple[float, float]:
-    if len(betas) != 2:
-        raise UserError(f"optimizer.betas needs two numbers, such as [0.9,0.999]; it has {len(betas)}.")
-    return betas[0], betas[1]
 
 
 def _guarded(optimizer: Optimizer) -> Optimizer:
