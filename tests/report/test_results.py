@@ -20,10 +20,13 @@ def test_the_readme_shows_the_records() -> None:
 
 def test_the_page_has_every_experiment_and_the_curve_of_a_run() -> None:
     text = page(README, ROOT)
-    experiments = re.findall(r"^`python train.py experiment=(.+)`, ", text, re.M)
+    experiments = re.findall(r"`python train.py experiment=(.+)`, held", text)
     there = (ROOT / "conf" / "experiment").rglob("*.yaml")
     assert sorted(experiments) == sorted(f"{file.parent.name}/{file.stem}" for file in there)
     assert "Test accuracy 66.58 ± \N{EN DASH} % (n = 1), 2.3 h of training on cpu" in text
+    anchors = re.findall(r"\]\(docs/results\.md#(\w+)\)", README)
+    assert len(anchors) >= 3
+    assert set(anchors) <= {number.lower() for number in re.findall(r"^## (\w+)$", text, re.M)}
     linked = re.findall(r"\]\((.+?)\)", text)
     assert len(linked) >= 4
     assert all((ROOT / "docs" / file).is_file() for file in linked)

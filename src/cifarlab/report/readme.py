@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from cifarlab.atomic import write_text
+from cifarlab.report.rows import Row
 from cifarlab.report.statistics import estimate
-from cifarlab.report.summary import build
-from cifarlab.report.tables import duration, markdown_table, percent
+from cifarlab.report.summary import Report, build
+from cifarlab.report.tables import duration, percent, span
 
 ROOT = Path(__file__).parents[3]
 # of benchmarks/run.py
@@ -21,7 +22,7 @@ EXPERIMENT = re.compile(r"^\| (\w+) \| (.+) \| (\d+) \| (.+) \| (`.*experiment=(
 
 def rebuilt(readme: str, root: Path) -> str:
     """The text with what stands between its marks made anew from the records and timings in a checkout."""
-    readme = place(readme, "results", results(root / "results"))
+    readme = place(readme, "results", results(readme, root))
     readme = place(readme, "views", views(root / "results"))
     return place(readme, "timings", timings(root / "benchmarks"))
 
@@ -35,30 +36,50 @@ def place(text: str, name: str, content: str) -> str:
     return text
 
 
-def results(folder: Path) -> str:
-    """The table over all records below a folder, and its notes."""
-    report = build([folder])
-    return "\n".join([f"{markdown_table(report)}", *(f"{note}\n" for note in report.notes)]).rstrip("\n")
+def records(root: Path) -> tuple[Report, dict[str | None, Row]]:
+    """The report on `results/`, and its rows by their experiment."""
+    report = build([root / "results"])
+    return report, {row.choices["experiment"]: row for row in report.rows}
+
+
+def results(readme: str, root: Path) -> str:
+    """The table of the experiments that were run, in the README's order, and its notes."""
+    report, found = records(root)
+    lines = ["| row | held against | test % | 95 % interval | n | training | on |"]
+    lines.append("|---|---|---:|---:|---:|---:|---|")
+    for number, *_, aim, _, experiment in EXPERIMENT.findall(readme):
+        if row := found.get(experiment):
+            interval = span(row.test.interval if row.test else None)
+            cells = [percent(row.test), interval, str(len(row.runs)), duration(row.seconds), machine(row)]
+            lines.append(f"| [{number}](docs/results.md#{number.lower()}) | {aim} | {' | '.join(cells)} |")
+    # no validation accuracy is shown
+    notes = [note for note in report.notes if not note.startswith("\N{DAGGER}")]
+    return "\n\n".join(["\n".join(lines), *notes])
+
+
+def machine(row: Row) -> str:
+    """What it was trained on."""
+    device, threads = (row.runs[0].environment[name] for name in ("device", "threads"))
+    return f"{device}, {threads} thread{'s' * (threads != '1')}"
 
 
 def page(readme: str, root: Path) -> str:
     """`docs/results.md`: every experiment of the README, and what came of it so far with a curve of a run."""
-    found = {row.choices["experiment"]: row for row in build([root / "results"]).rows}
+    _, found = records(root)
     parts = [
         "# Results\n",
         "Every experiment of the README with its runs to the end; `make results` writes this.",
     ]
     for number, network, epochs, aim, command, experiment in EXPERIMENT.findall(readme):
-        parts.append(f"\n## {number}: {network}, {epochs} epochs\n\n{command}, held against: {aim}.\n")
+        parts.append(f"\n## {number}\n\n{network}, {epochs} epochs, {command}, held against: {aim}.\n")
         if (row := found.get(experiment)) is None:
             parts.append("No run to its end yet.")
             continue
-        device, threads = (row.runs[0].environment[name] for name in ("device", "threads"))
         folders = {run.seed: Path("..", run.folder.relative_to(root)) for run in row.runs}
-        records = ", ".join(f"[seed {seed}]({folder}/record.json)" for seed, folder in folders.items())
+        links = ", ".join(f"[seed {seed}]({folder}/record.json)" for seed, folder in folders.items())
         parts.append(
             f"Test accuracy {percent(row.test)} % (n = {len(row.runs)}), {duration(row.seconds)} of training "
-            f"on {device}, {threads} thread{'s' * (threads != '1')}. Records: {records}.\n"
+            f"on {machine(row)}. Records: {links}.\n"
         )
         first = min(folders)
         parts.append(f"![Loss and accuracy by epoch, seed {first}]({folders[first]}/curves.png)")
