@@ -1,11 +1,20 @@
 """The speed records' network: what its whitening does, how it starts, and its parameters by hand."""
 
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import nn
 
 from cifarlab.data.scaling import make_scaling
 from cifarlab.models.speedrun import PATCH, Speedrun
 from cifarlab.regularizers import Dropout, Regularization
+from cifarlab.training import train
+
+CONF = Path(__file__).parents[2] / "conf"
 
 IMAGES = torch.randint(256, (600, 3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 IMAGES = nn.functional.interpolate(IMAGES.float(), size=32, mode="bilinear").byte()  # neighbours alike
@@ -54,3 +63,34 @@ def test_parameters_and_shapes() -> None:
 def test_dropout_has_a_place_after_each_group() -> None:
     model = network(regularization=Regularization([Dropout(0.3)]))
     assert [layer.p for layer in model.net if isinstance(layer, nn.Dropout)] == [0.3] * 3
+
+
+def test_the_bias_learns_for_so_many_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    typed = ["data=digits", "model=speedrun", "model.widths=[4]", "model.bias_epochs=1", "optimizer=muon"]
+    typed += ["trainer.max_epochs=3", "trainer.limit_train_batches=2", "data.validation=none", "trainer=cpu"]
+    typed += ["export=none", "test=false", "logger=none"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", typed), resolve=True)
+    seen: list[tuple[Any, ...]] = []
+    end = Speedrun.on_train_epoch_end
+
+    def watch(self: Speedrun) -> None:
+        whitening, first = self.net[0], self.net[2]
+        seen.append((first.weight.clone(), whitening.bias.clone(), whitening.bias.requires_grad))
+        end(self)
+
+    monkeypatch.setattr(Speedrun, "on_train_epoch_end", watch)
+    train(config, tmp_path, typed, {"model": "speedrun", "reg": [], "data": "digits"})
+    kernels, biases, learns = zip(*seen, strict=True)
+    assert learns == (True, False, False)
+    assert biases[0].abs().min() > 0
+    assert torch.equal(biases[0], biases[2])
+    assert not torch.equal(kernels[1], kernels[2])
+
+
+def test_a_bias_that_learns_no_more_takes_no_step_in_several_processes_either() -> None:
+    model = network(widths=[4], bias_epochs=0)
+    model(IMAGES[:2]).sum().backward()
+    assert model.net[0].bias.grad is not None
+    model.on_before_optimizer_step(torch.optim.SGD(model.parameters(), lr=1))
+    assert model.net[0].bias.grad is None

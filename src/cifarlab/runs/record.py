@@ -25,7 +25,7 @@ SCHEMA = 1
 # what a run is, whatever it ran on and wherever it lies: the rest stays out of the configuration's hash
 NOT_HASHED = ("resume", "export", "logger", "data.root", "data.mirrors", "trainer.enable_progress_bar")
 # keys that the first runs did not have yet, and what these did: one at that value is as good as none
-ADDED = {"trainer.capture": "none"}
+ADDED = {"trainer.capture": "none", "model.bias_epochs": None}
 
 EMPTY: dict[str, Any] = {
     "schema": SCHEMA,
