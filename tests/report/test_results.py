@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab.report.readme import ROOT, SECTIONS, page, rebuilt, timings, views
+from cifarlab.report.readme import ROOT, SECTIONS, links, page, pictures, rebuilt, timings, views
 
 README = (ROOT / "README.md").read_text()
 
@@ -39,6 +39,26 @@ def test_another_record_makes_another_table(tmp_path: Path) -> None:
     changed = rebuilt(README, tmp_path)
     assert changed != README
     assert "70.00 ±" in changed
+
+
+def test_rows_with_curves_are_drawn_together(tmp_path: Path) -> None:
+    for name in ("a3_baseline", "a9_dropout_increasing_augment_batch_norm", "a10_final_model"):
+        folder = tmp_path / "results" / "posts" / name / "seed0"
+        shutil.copytree(ROOT / "results/posts/a1_vgg1/seed0", folder)
+        record, config = folder / "record.json", folder / "config.yaml"
+        record.write_text(record.read_text().replace("posts/a1_vgg1", f"posts/{name}"))
+        config.write_text(config.read_text().replace("blocks: 1", f"blocks: {len(name)}"))
+    (folder / "metrics.csv").write_text("epoch,val/accuracy\n1,\n")  # A10 validates on nothing
+    drawn = pictures(README, tmp_path)
+    assert {what: [curve.row.name for curve in curves] for what, curves in drawn.items()} == {
+        "a3_a9": ["A3: VGG-3", "A9: VGG-3, dropout 0.2 to 0.5, flips and shifts, batch norm"],
+        "a": ["A3: VGG-3", "A9: VGG-3, dropout 0.2 to 0.5, flips and shifts, batch norm"],
+    }
+    assert drawn["a"][0].epochs == list(range(1, 101))
+    assert links(README, tmp_path).splitlines() == [
+        "![Validation accuracy by epoch, rows A3 and A9](docs/results_a3_a9.png)",
+        "![Validation accuracy by epoch, rows A1 to A10](docs/results_a.png)",
+    ]
 
 
 def test_scores_of_several_views_are_a_line_of_their_table(tmp_path: Path) -> None:

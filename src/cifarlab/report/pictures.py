@@ -18,6 +18,7 @@ MOST_CURVES = 8
 MOST_NAMED = 12
 # Okabe and Ito's colours, told apart by the colour-blind, without the yellow that white swallows
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+LINES = ("-", "--", ":")
 LONGEST_NAME = 60
 SHORT = 8  # epochs, below which the curves need no second, closer look
 
@@ -98,14 +99,15 @@ def curves_figure(curves: Sequence[Curve]) -> Any:
     last = max(curve.epochs[-1] for curve in curves)
     figure, axes = new_figure(4.2 + 0.12 * len(curves), panels=2 if last >= SHORT else 1)
     for panel, first in zip(axes, (0, last // 2), strict=False):
-        for curve, colour in zip(curves, COLOURS, strict=False):
+        for number, curve in enumerate(curves):
+            colour, line = COLOURS[number % len(COLOURS)], LINES[number // len(COLOURS) % len(LINES)]
             start = bisect_left(curve.epochs, first)
             epochs, mean, low, high = (
                 values[start:] for values in (curve.epochs, curve.mean, curve.low, curve.high)
             )
             name = f"{label(curve.row)} ({curve.runs} run{'s' * (curve.runs != 1)})"
             marker = "o" if len(epochs) < 3 else None
-            panel.plot(epochs, mean, color=colour, label=name, marker=marker, linewidth=1.5)
+            panel.plot(epochs, mean, color=colour, label=name, marker=marker, ls=line, linewidth=1.5)
             if curve.runs > 1:
                 panel.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
         panel.set(xlabel="epoch", title="The second half" if first else "Validation accuracy")

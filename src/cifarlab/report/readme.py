@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cifarlab.atomic import write_text
+from cifarlab.report.history import Curve, curve
+from cifarlab.report.pictures import curves_figure, save
 from cifarlab.report.rows import Row
 from cifarlab.report.statistics import estimate
 from cifarlab.report.summary import Report, build
@@ -16,13 +19,27 @@ from cifarlab.report.tables import duration, percent, span
 ROOT = Path(__file__).parents[3]
 # of benchmarks/run.py
 SECTIONS = ("loop", "batch", "rewrites", "speedrun", "together", "memory", "start", "keras")
+# of docs/, and the rows whose curves each shows
+PICTURES = {"a3_a9": ("A3", "A9"), "a": tuple(f"A{number}" for number in range(1, 11))}
 # a line of the README's tables of experiments
 EXPERIMENT = re.compile(r"^\| (\w+) \| (.+) \| (\d+) \| (.+) \| (`.*experiment=(.+)`) \|$", re.M)
+
+
+class Experiment(NamedTuple):
+    """Such a line's cells, and the name in its command."""
+
+    number: str
+    network: str
+    epochs: str
+    aim: str
+    command: str
+    name: str
 
 
 def rebuilt(readme: str, root: Path) -> str:
     """The text with what stands between its marks made anew from the records and timings in a checkout."""
     readme = place(readme, "results", results(readme, root))
+    readme = place(readme, "curves", links(readme, root))
     readme = place(readme, "views", views(root / "results"))
     return place(readme, "timings", timings(root / "benchmarks"))
 
@@ -36,22 +53,26 @@ def place(text: str, name: str, content: str) -> str:
     return text
 
 
-def records(root: Path) -> tuple[Report, dict[str | None, Row]]:
-    """The report on `results/`, and its rows by their experiment."""
-    report = build([root / "results"])
-    return report, {row.choices["experiment"]: row for row in report.rows}
+def experiments(readme: str, report: Report) -> Iterator[tuple[Experiment, Row | None]]:
+    """The README's experiments in their order, each with its runs to the end, if there are any."""
+    rows = {row.choices["experiment"]: row for row in report.rows}
+    for found in EXPERIMENT.findall(readme):
+        experiment = Experiment(*found)
+        yield experiment, rows.get(experiment.name)
 
 
 def results(readme: str, root: Path) -> str:
-    """The table of the experiments that were run, in the README's order, and its notes."""
-    report, found = records(root)
+    """The table of the experiments that were run, and its notes."""
+    report = build([root / "results"])
     lines = ["| row | held against | test % | 95 % interval | n | training | on |"]
     lines.append("|---|---|---:|---:|---:|---:|---|")
-    for number, *_, aim, _, experiment in EXPERIMENT.findall(readme):
-        if row := found.get(experiment):
+    for experiment, row in experiments(readme, report):
+        if row is not None:
+            link = f"[{experiment.number}](docs/results.md#{experiment.number.lower()})"
             interval = span(row.test.interval if row.test else None)
-            cells = [percent(row.test), interval, str(len(row.runs)), duration(row.seconds), machine(row)]
-            lines.append(f"| [{number}](docs/results.md#{number.lower()}) | {aim} | {' | '.join(cells)} |")
+            cells = [link, experiment.aim, percent(row.test), interval, str(len(row.runs))]
+            cells += [duration(row.seconds), machine(row)]
+            lines.append(f"| {' | '.join(cells)} |")
     # no validation accuracy is shown
     notes = [note for note in report.notes if not note.startswith("\N{DAGGER}")]
     return "\n\n".join(["\n".join(lines), *notes])
@@ -63,23 +84,45 @@ def machine(row: Row) -> str:
     return f"{device}, {threads} thread{'s' * (threads != '1')}"
 
 
+def pictures(readme: str, root: Path) -> dict[str, list[Curve]]:
+    """The curves of each picture for which two rows or more have one."""
+    curves: dict[str, Curve] = {}
+    for experiment, row in experiments(readme, build([root / "results"])):
+        if row is not None and (found := curve(row, warn=print)):
+            row.name = f"{experiment.number}: {experiment.network}"
+            curves[experiment.number] = found
+    drawn = {what: [curves[n] for n in numbers if n in curves] for what, numbers in PICTURES.items()}
+    return {what: some for what, some in drawn.items() if len(some) > 1}
+
+
+def links(readme: str, root: Path) -> str:
+    """The README's pictures."""
+    lines = []
+    for what in pictures(readme, root):
+        first, *_, last = PICTURES[what]
+        rows = f"{first} {'and' if len(PICTURES[what]) == 2 else 'to'} {last}"
+        lines.append(f"![Validation accuracy by epoch, rows {rows}](docs/results_{what}.png)")
+    return "\n".join(lines)
+
+
 def page(readme: str, root: Path) -> str:
     """`docs/results.md`: every experiment of the README, and what came of it so far with a curve of a run."""
-    _, found = records(root)
     parts = [
         "# Results\n",
         "Every experiment of the README with its runs to the end; `make results` writes this.",
     ]
-    for number, network, epochs, aim, command, experiment in EXPERIMENT.findall(readme):
-        parts.append(f"\n## {number}\n\n{network}, {epochs} epochs, {command}, held against: {aim}.\n")
-        if (row := found.get(experiment)) is None:
+    for experiment, row in experiments(readme, build([root / "results"])):
+        parts.append(f"\n## {experiment.number}\n")
+        what = f"{experiment.network}, {experiment.epochs} epochs, {experiment.command}"
+        parts.append(f"{what}, held against: {experiment.aim}.\n")
+        if row is None:
             parts.append("No run to its end yet.")
             continue
         folders = {run.seed: Path("..", run.folder.relative_to(root)) for run in row.runs}
-        links = ", ".join(f"[seed {seed}]({folder}/record.json)" for seed, folder in folders.items())
+        records = ", ".join(f"[seed {seed}]({folder}/record.json)" for seed, folder in folders.items())
         parts.append(
             f"Test accuracy {percent(row.test)} % (n = {len(row.runs)}), {duration(row.seconds)} of training "
-            f"on {machine(row)}. Records: {links}.\n"
+            f"on {machine(row)}. Records: {records}.\n"
         )
         first = min(folders)
         parts.append(f"![Loss and accuracy by epoch, seed {first}]({folders[first]}/curves.png)")
@@ -142,3 +185,5 @@ if __name__ == "__main__":
     readme = rebuilt((ROOT / "README.md").read_text(), ROOT)
     write_text(ROOT / "README.md", readme)
     write_text(ROOT / "docs" / "results.md", page(readme, ROOT))
+    for what, curves in pictures(readme, ROOT).items():
+        save(curves_figure(curves), ROOT / "docs" / "results.md", what)
