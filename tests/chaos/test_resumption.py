@@ -28,7 +28,8 @@ RECIPES = [
     ["scheduler=cosine", "scheduler.interval=step", "trainer.accumulate_grad_batches=4"],
     ["model=resnet20", "model.widths=[4,4,4]", "reg=weight_averaging", "test=false"],
     [
-        *("model=speedrun", "model.widths=[8,8]", "optimizer=muon", "scheduler=linear"),
+        *("model=speedrun", "model.widths=[8,8]", "model.bias_epochs=1"),
+        *("optimizer=muon", "scheduler=linear"),
         "reg=[alternating_flip,progressive_resizing,hard_examples]",
     ],
 ]

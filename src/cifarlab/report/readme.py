@@ -19,7 +19,7 @@ from cifarlab.report.tables import duration, percent, span
 ROOT = Path(__file__).parents[3]
 # of benchmarks/run.py
 SECTIONS = ("loop", "batch", "rewrites", "speedrun", "together", "memory", "start", "keras")
-# of docs/, and the rows whose curves each shows
+# docs/results_<name>.png, and the rows whose curves it shows
 PICTURES = {"a3_a9": ("A3", "A9"), "a": tuple(f"A{number}" for number in range(1, 11))}
 # a line of the README's tables of experiments
 EXPERIMENT = re.compile(r"^\| (\w+) \| (.+) \| (\d+) \| (.+) \| (`.*experiment=(.+)`) \|$", re.M)
