@@ -219,3 +219,5 @@ def test_refusals() -> None:
     weight = nn.Parameter(torch.zeros(1))
     with pytest.raises(UserError, match=r"optimizer\.nesterov=true needs optimizer\.momentum above 0"):
         sgd(nesterov=True, params=[weight])
+    with pytest.raises(UserError, match=r"optimizer\.betas needs two numbers"):
+        adam(betas=[0.9], params=[weight])

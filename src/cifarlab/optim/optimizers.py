@@ -49,7 +49,7 @@ def adam(
     it: at step t Keras's acts as eps / sqrt(1 - beta2^t), which is 32 eps at first and 1.3 eps at step 1,000.
     """
     return _guarded(
-        torch.optim.Adam(params, lr, (betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=True)
+        torch.optim.Adam(params, lr, _pair(betas), eps=eps, weight_decay=weight_decay, fused=True)
     )
 
 
@@ -63,7 +63,7 @@ def adamw(
 ) -> Optimizer:
     """Adam with decoupled decay, w <- w - lr weight_decay w (Loshchilov and Hutter, 2019)."""
     return _guarded(
-        torch.optim.AdamW(params, lr, (betas[0], betas[1]), eps=eps, weight_decay=weight_decay, fused=True)
+        torch.optim.AdamW(params, lr, _pair(betas), eps=eps, weight_decay=weight_decay, fused=True)
     )
 
 
@@ -122,10 +122,16 @@ def muon(
             weight_decay=weight_decay,
             rounds=rounds,
             adam_lr=adam_lr,
-            betas=(betas[0], betas[1]),
+            betas=_pair(betas),
             eps=eps,
         )
     )
+
+
+def _pair(betas: list[float]) -> tuple[float, float]:
+    if len(betas) != 2:  # from Python: torch would take the first two of more
+        raise UserError(f"optimizer.betas needs two numbers, such as [0.9,0.999]; it has {len(betas)}.")
+    return betas[0], betas[1]
 
 
 def _guarded(optimizer: Optimizer) -> Optimizer:
