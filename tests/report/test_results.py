@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab.report.readme import ROOT, SECTIONS, links, page, pictures, rebuilt, timings, views
+from cifarlab.report.readme import ROOT, SECTIONS, links, page, pictures, rebuilt, results, timings, views
 
 README = (ROOT / "README.md").read_text()
 
@@ -23,7 +23,8 @@ def test_the_page_has_every_experiment_and_the_curve_of_a_run() -> None:
     experiments = re.findall(r"`python train.py experiment=(.+)`, held", text)
     there = (ROOT / "conf" / "experiment").rglob("*.yaml")
     assert sorted(experiments) == sorted(f"{file.parent.name}/{file.stem}" for file in there)
-    assert "Test accuracy 66.58 ± \N{EN DASH} % (n = 1), 2.3 h of training on cpu" in text
+    assert "Test accuracy 66.58 ± \N{EN DASH} % (n = 1); 2.3 h of training on cpu" in text
+    assert "(n = 1), validation accuracy at its peak 36.14 % in epoch 10; 59.0 min of training" in text
     anchors = re.findall(r"\]\(docs/results\.md#(\w+)\)", README)
     assert len(anchors) >= 3
     assert set(anchors) <= {number.lower() for number in re.findall(r"^## (\w+)$", text, re.M)}
@@ -39,6 +40,20 @@ def test_another_record_makes_another_table(tmp_path: Path) -> None:
     changed = rebuilt(README, tmp_path)
     assert changed != README
     assert "70.00 ±" in changed
+
+
+def test_the_peak_is_of_the_mean_over_the_seeds_and_never_of_the_test_images(tmp_path: Path) -> None:
+    b2 = tmp_path / "results" / "posts" / "b2_convnet_cifar100"
+    shutil.copytree(ROOT / "results" / "posts", tmp_path / "results" / "posts")
+    shutil.copytree(b2 / "seed0", b2 / "seed1")
+    record = b2 / "seed1" / "record.json"
+    record.write_text(record.read_text().replace('"seed": 0', '"seed": 1'))
+    for seed, accuracies in ((0, (0.5, 0.6, 0.1)), (1, (0.5, 0.3, 0.9))):
+        rows = "".join(f"{epoch},{accuracy}\n" for epoch, accuracy in enumerate(accuracies, 1))
+        (b2 / f"seed{seed}" / "metrics.csv").write_text(f"epoch,val/accuracy\n{rows}")
+    shown = {line.split("]")[0]: line for line in results(README, tmp_path).splitlines()}
+    assert " 2 | 50.00 % in epoch 1 | " in shown["| [B2"]  # and not the equal one of epoch 3
+    assert " 1 | \N{EN DASH} | 2.3 h | " in shown["| [A1"]
 
 
 def test_rows_with_curves_are_drawn_together(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from cifarlab.report.pictures import curves_figure, save
 from cifarlab.report.rows import Row
 from cifarlab.report.statistics import estimate
 from cifarlab.report.summary import Report, build
-from cifarlab.report.tables import duration, percent, span
+from cifarlab.report.tables import DASH, duration, percent, span
 
 ROOT = Path(__file__).parents[3]
 # of benchmarks/run.py
@@ -64,18 +64,28 @@ def experiments(readme: str, report: Report) -> Iterator[tuple[Experiment, Row |
 def results(readme: str, root: Path) -> str:
     """The table of the experiments that were run, and its notes."""
     report = build([root / "results"])
-    lines = ["| row | held against | test % | 95 % interval | n | training | on |"]
-    lines.append("|---|---|---:|---:|---:|---:|---|")
+    lines = ["| row | held against | test % | 95 % interval | n | validation peak | training | on |"]
+    lines.append("|---|---|---:|---:|---:|---:|---:|---|")
     for experiment, row in experiments(readme, report):
         if row is not None:
             link = f"[{experiment.number}](docs/results.md#{experiment.number.lower()})"
             interval = span(row.test.interval if row.test else None)
             cells = [link, experiment.aim, percent(row.test), interval, str(len(row.runs))]
-            cells += [duration(row.seconds), machine(row)]
+            cells += [peak(row), duration(row.seconds), machine(row)]
             lines.append(f"| {' | '.join(cells)} |")
-    # no validation accuracy is shown
+    # no validation accuracy that is of the test images is shown
     notes = [note for note in report.notes if not note.startswith("\N{DAGGER}")]
     return "\n\n".join(["\n".join(lines), *notes])
+
+
+def peak(row: Row) -> str:
+    """The highest validation accuracy, of the mean over the seeds, and its epoch; a dash where the test
+    images or none validated."""
+    found = None if row.validates_on_test else curve(row, warn=print)
+    if found is None:
+        return DASH
+    highest, epoch = max(zip(found.mean, (-epoch for epoch in found.epochs), strict=True))
+    return f"{100 * highest:.2f} % in epoch {-epoch}"
 
 
 def machine(row: Row) -> str:
@@ -120,9 +130,11 @@ def page(readme: str, root: Path) -> str:
             continue
         folders = {run.seed: Path("..", run.folder.relative_to(root)) for run in row.runs}
         records = ", ".join(f"[seed {seed}]({folder}/record.json)" for seed, folder in folders.items())
+        highest = peak(row)
+        validation = "" if highest == DASH else f", validation accuracy at its peak {highest}"
         parts.append(
-            f"Test accuracy {percent(row.test)} % (n = {len(row.runs)}), {duration(row.seconds)} of training "
-            f"on {machine(row)}. Records: {records}.\n"
+            f"Test accuracy {percent(row.test)} % (n = {len(row.runs)}){validation}; {duration(row.seconds)} "
+            f"of training on {machine(row)}. Records: {records}.\n"
         )
         first = min(folders)
         parts.append(f"![Loss and accuracy by epoch, seed {first}]({folders[first]}/curves.png)")
