@@ -495,6 +495,28 @@ def test_cfg_job_shows_what_would_run(run: Command, project: Path) -> None:
     assert not (project / "logs").exists()
 
 
+def test_what_an_experiment_sets_of_an_option_goes_with_it(run: Command) -> None:
+    experiment = "experiment=speedrun/cifar10_94"
+    (given,) = run(experiment, "reg=[crop,flip]", "optimizer=sgd").jobs
+    reg = given["config"]["reg"]
+    assert list(reg) == given["choices"]["reg"] == ["crop", "flip"]
+    assert reg["crop"]["padding"] == 3  # the experiment's
+    assert set(given["config"]["optimizer"]) == {"_target_", "lr", "momentum", "nesterov", "weight_decay"}
+    assert given["config"]["optimizer"]["lr"] == 0.15
+    (given,) = run(experiment, "reg=none").jobs
+    assert (given["config"]["reg"], given["choices"]["reg"]) == ({}, ["none"])
+    answer = run(experiment, "reg=none", "--cfg", "job")
+    assert "reg: {}\n" in answer.out
+
+
+def test_what_was_typed_for_another_option_is_refused(refused: Callable[..., str]) -> None:
+    experiment = "experiment=speedrun/cifar10_94"
+    sentence = refused(experiment, "reg=flip", "reg.crop.padding=2")
+    assert sentence == "reg.crop has no _target_: an option of conf/reg is chosen by reg=OPTION."
+    sentence = refused(experiment, "optimizer=sgd", "optimizer.rounds=2")
+    assert sentence.startswith("optimizer.rounds: optimizer has no key 'rounds'")
+
+
 def test_a_new_run_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     typed = ["data.root=/a b/c", "model=vgg3", "reg=[dropout,augment]", "++trainer.max_epochs=" + "9" * 90]
     name = cli.run_folder(None, typed)

@@ -145,7 +145,6 @@ class Door:
         self.sweeps = sweeps
         self.conf = self.script.parent / "conf"
         self.flags = argparse.Namespace(overrides=[])
-        self.resumes = False
 
     def read(self, arguments: list[str]) -> list[str]:
         """The arguments as Hydra wants them, once all is in order that can be seen without composing.
@@ -172,7 +171,6 @@ class Door:
         folder = resume.folder_of(typed)
         if folder is not None and flags.multirun:
             raise UserError("resume= goes on with one run: leave out -m.")
-        self.resumes = folder is not None
         flags.overrides = [resume.admit(o, folder) if folder else str(o.input_line) for o in typed] + wishes
         return flags.overrides + others
 
@@ -212,8 +210,8 @@ class Door:
 
     def answer(self) -> str | None:
         """What to print instead of running: where Hydra would know too little, or take long."""
-        resumed = self.flags.cfg == "job" and self.resumes
-        if not (self.flags.help or resumed):
+        shows = self.sweeps and self.flags.cfg == "job" and not self.flags.package
+        if not (self.flags.help or shows):
             return None
         with initialize_config_dir(str(self.conf), version_base="1.3"):
             name = self.flags.config_name or self.script.stem
@@ -252,9 +250,12 @@ def settle(config: DictConfig, hydra: Any) -> Settled:
         parts = {key: part for key, part in config.items_ex(resolve=False) if key != "hydra"}
         merged = OmegaConf.create({"reg": {}, **parts})
         choices = {name: hydra.runtime.choices.get(name) for name in records.EMPTY["choices"]}
-        choices["reg"] = [str(name) for name in merged.reg] or ["none"]
     try:
         plain: Any = OmegaConf.to_container(merged, resolve=True)
+        if folder is None:
+            typed = [override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)]
+            configs.leave_behind(plain, typed)
+            choices["reg"] = [str(name) for name in plain["reg"]] or ["none"]
         configs.check(plain)
         if hydra.mode is RunMode.MULTIRUN:
             configs.check_sweep(plain)

@@ -387,6 +387,23 @@ def check_target(group: str, key: str, node: Any) -> None:
     check_keys(key, given, parameters)
 
 
+def leave_behind(config: dict[str, Any], typed: Sequence[str]) -> None:
+    """Take out what an experiment sets of its own options where the command line chose others: `typed` are
+    its groups and keys. What is typed itself stays, for `check` to refuse."""
+    for group in typed:
+        node = config.get(group)
+        if group not in TARGETS or not isinstance(node, dict):
+            continue
+        if group == "reg":
+            strange = [name for name, part in node.items() if isinstance(part, dict) and "_target_" not in part]
+        else:
+            known = signature(str(node.get("_target_")))
+            strange = [] if known is None else [name for name in node if name not in {"_target_", *known}]
+        for name in strange:
+            if not any(f"{key}.".startswith(f"{group}.{name}.") for key in typed):
+                del node[name]
+
+
 def holds_target(node: Any) -> bool:
     """Whether there is a `_target_` anywhere in nested lists and mappings."""
     if isinstance(node, Mapping):
