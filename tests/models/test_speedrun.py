@@ -26,6 +26,14 @@ def network(**options: object) -> Speedrun:
     return Speedrun(**{"num_classes": 10, "scaling": scaling, **options})
 
 
+def train_on_digits(folder: Path, *typed: str) -> None:
+    overrides = ["data=digits", "data.validation=none", "model=speedrun", "model.widths=[4]"]
+    overrides += ["optimizer=muon", "trainer=cpu", "export=none", "test=false", "logger=none", *typed]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", overrides), resolve=True)
+    train(config, folder, overrides, {"model": "speedrun", "reg": [], "data": "digits"})
+
+
 def test_the_filters_whiten_patches() -> None:
     model = network(eps=1e-9)
     model.initialize(IMAGES)
@@ -66,11 +74,6 @@ def test_dropout_has_a_place_after_each_group() -> None:
 
 
 def test_the_bias_learns_for_so_many_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    typed = ["data=digits", "model=speedrun", "model.widths=[4]", "model.bias_epochs=1", "optimizer=muon"]
-    typed += ["trainer.max_epochs=3", "trainer.limit_train_batches=2", "data.validation=none", "trainer=cpu"]
-    typed += ["export=none", "test=false", "logger=none"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: Any = OmegaConf.to_container(compose("train", typed), resolve=True)
     seen: list[tuple[Any, ...]] = []
     end = Speedrun.on_train_epoch_end
 
@@ -80,7 +83,9 @@ def test_the_bias_learns_for_so_many_epochs(tmp_path: Path, monkeypatch: pytest.
         end(self)
 
     monkeypatch.setattr(Speedrun, "on_train_epoch_end", watch)
-    train(config, tmp_path, typed, {"model": "speedrun", "reg": [], "data": "digits"})
+    train_on_digits(
+        tmp_path, "model.bias_epochs=1", "trainer.max_epochs=3", "trainer.limit_train_batches=2"
+    )
     kernels, biases, learns = zip(*seen, strict=True)
     assert learns == (True, False, False)
     assert biases[0].abs().min() > 0
@@ -94,3 +99,21 @@ def test_a_bias_that_learns_no_more_takes_no_step_in_several_processes_either() 
     assert model.net[0].bias.grad is not None
     model.on_before_optimizer_step(torch.optim.SGD(model.parameters(), lr=1))
     assert model.net[0].bias.grad is None
+
+
+def test_a_short_last_batch_moves_the_averages_by_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, float]] = []
+    end = Speedrun.on_train_batch_end
+
+    def watch(self: Speedrun, outputs: Any, batch: Any, batch_idx: int) -> None:
+        seen.append((len(batch[0]), self.net[4].momentum))
+        end(self, outputs, batch, batch_idx)
+
+    monkeypatch.setattr(Speedrun, "on_train_batch_end", watch)
+    train_on_digits(tmp_path, "data.batch_size=500", "trainer.max_epochs=1")
+    *whole, (left, momentum) = seen
+    assert set(whole) == {(500, 0.4)}
+    assert 1 < left < 500
+    assert momentum == pytest.approx(1 - 0.6 ** (left / 500))
