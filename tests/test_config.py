@@ -225,6 +225,14 @@ WRONG = {
         "reg": RESIZING,
         "trainer.max_steps": 9,
     },
+    "reg=progressive_resizing counts in epochs of the run, not trainer.max_time=00:01:00:00: ": {
+        "reg": RESIZING,
+        "trainer.max_time": "00:01:00:00",
+    },
+    "data.scaling=whiten is a matrix for all pixels of 32 x 32, which reg=progressive_resizing makes ": {
+        "reg": RESIZING,
+        "data.scaling": "whiten",
+    },
     "reg holds mixup and hard_examples: the loss of a mixed image does not say how hard either is; ": {
         "reg": {
             "mixup": {"_target_": "cifarlab.regularizers.mixing.Mixup"},

@@ -253,7 +253,9 @@ def settle(config: DictConfig, hydra: Any) -> Settled:
     try:
         plain: Any = OmegaConf.to_container(merged, resolve=True)
         if folder is None:
-            typed = [override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)]
+            typed = [
+                override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)
+            ]
             configs.leave_behind(plain, typed)
             choices["reg"] = [str(name) for name in plain["reg"]] or ["none"]
         configs.check(plain)

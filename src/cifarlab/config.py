@@ -154,6 +154,7 @@ def check_together(config: Mapping[str, Any]) -> None:
     check_length(config["scheduler"], config["trainer"])
     check_regularizers(config["reg"])
     check_epochs(config["reg"], config["trainer"])
+    check_scaling(config["reg"], config["data"])
     if config["model"]["_target_"] == "cifarlab.models.plain.ConvNet":
         check_blocks(config["model"], own_rates="DropoutRates" not in chosen_kinds(config["reg"]))
     check_limits(config["trainer"], config["test"])
@@ -258,9 +259,11 @@ def check_regularizers(reg: Mapping[str, Any]) -> None:
 
 def check_epochs(reg: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
     """What regularizers need to know of the epochs, and of who sees their losses."""
-    sized = next((name for name, part in reg.items() if {"sizes", "until"} <= part.keys()), None)
-    key = "max_epochs" if trainer.get("max_epochs") == -1 else "max_steps"
-    if sized is not None and (key == "max_epochs" or trainer.get("max_steps", -1) != -1):
+    sized = resizing(reg)
+    open_end = trainer.get("max_epochs") == -1
+    lengths = {"max_epochs": open_end, "max_steps": trainer.get("max_steps", -1) != -1}
+    lengths["max_time"] = trainer.get("max_time") is not None
+    if sized is not None and (key := next((key for key, wrong in lengths.items() if wrong), None)):
         raise WrongKey(
             f"reg={sized} counts in epochs of the run, not trainer.{key}={show(trainer[key])}: say by "
             "trainer.max_epochs alone, 1 or more, how long it is.",
@@ -275,6 +278,22 @@ def check_epochs(reg: Mapping[str, Any], trainer: Mapping[str, Any]) -> None:
             "reg=hard_examples chooses by the losses that one process has seen; set "
             f"trainer.{key}=1, not {show(value)}.",
             f"trainer.{key}",
+            "reg",
+        )
+
+
+def resizing(reg: Mapping[str, Any]) -> str | None:
+    """The regularizer that changes the images' size, if there is one."""
+    return next((name for name, part in reg.items() if {"sizes", "until"} <= part.keys()), None)
+
+
+def check_scaling(reg: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    sized = resizing(reg)
+    if sized is not None and data.get("scaling") == "whiten":
+        raise WrongKey(
+            f"data.scaling=whiten is a matrix for all pixels of 32 x 32, which reg={sized} makes fewer; take "
+            "data.scaling=standardize.",
+            "data.scaling",
             "reg",
         )
 
@@ -395,7 +414,9 @@ def leave_behind(config: dict[str, Any], typed: Sequence[str]) -> None:
         if group not in TARGETS or not isinstance(node, dict):
             continue
         if group == "reg":
-            strange = [name for name, part in node.items() if isinstance(part, dict) and "_target_" not in part]
+            strange = [
+                name for name, part in node.items() if isinstance(part, dict) and "_target_" not in part
+            ]
         else:
             known = signature(str(node.get("_target_")))
             strange = [] if known is None else [name for name in node if name not in {"_target_", *known}]

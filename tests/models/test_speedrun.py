@@ -83,9 +83,7 @@ def test_the_bias_learns_for_so_many_epochs(tmp_path: Path, monkeypatch: pytest.
         end(self)
 
     monkeypatch.setattr(Speedrun, "on_train_epoch_end", watch)
-    train_on_digits(
-        tmp_path, "model.bias_epochs=1", "trainer.max_epochs=3", "trainer.limit_train_batches=2"
-    )
+    train_on_digits(tmp_path, "model.bias_epochs=1", "trainer.max_epochs=3", "trainer.limit_train_batches=2")
     kernels, biases, learns = zip(*seen, strict=True)
     assert learns == (True, False, False)
     assert biases[0].abs().min() > 0

@@ -1,12 +1,22 @@
 """Muon against its definition by singular values, and who gets which rule."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from torch import nn
 
 from cifarlab.errors import UserError
 from cifarlab.optim.muon import orthogonalized
 from cifarlab.optim.optimizers import adam, muon
+from cifarlab.training import train
+
+CONF = Path(__file__).parents[2] / "conf"
+TYPED = ["data=digits", "model=vgg1", "model.width=2", "model.dense=4", "optimizer=muon", "trainer=cpu"]
+TYPED += ["trainer.limit_train_batches=1", "data.validation=none", "export=none", "test=false", "logger=none"]
 
 
 def kernel(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -80,3 +90,19 @@ def test_vectors_and_the_last_matrix_get_adam() -> None:
 def test_a_network_without_a_hidden_layer_is_refused() -> None:
     with pytest.raises(UserError, match="optimizer=muon finds no hidden layer"):
         muon(params=[nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(2))])
+
+
+def rates(folder: Path, *typed: str) -> list[float]:
+    """A run's rates in its last checkpoint."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: Any = OmegaConf.to_container(compose("train", [*TYPED, *typed]), resolve=True)
+    train(config, folder, [*typed], {})
+    checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    return [group["lr"] for group in checkpoint["optimizer_states"][0]["param_groups"]]
+
+
+def test_a_resumed_run_takes_new_rates(tmp_path: Path) -> None:
+    first = rates(tmp_path, "trainer.max_epochs=1", "optimizer.lr=0.02", "optimizer.adam_lr=0.001")
+    assert first == pytest.approx([0.02, 0.001])
+    typed = [f"resume={tmp_path}", "trainer.max_epochs=2", "optimizer.lr=0.02", "optimizer.adam_lr=0.005"]
+    assert rates(tmp_path, *typed) == pytest.approx([0.02, 0.005])

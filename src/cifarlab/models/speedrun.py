@@ -86,7 +86,7 @@ class Speedrun(Classifier):
         return self.bias_epochs is None or self.current_epoch < self.bias_epochs
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        # an epoch's last batch may be a few images, whose statistics would else be 40 % of what is scored with
+        # a short last batch would else be 40 % of the statistics that the images are scored with
         share = len(batch[0]) / self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
         for layer in self.net:  # type: ignore[attr-defined]
             if isinstance(layer, nn.BatchNorm2d):

@@ -13,7 +13,11 @@ from cifarlab.regularizers.base import EpochTransform
 @dataclass(frozen=True)
 class AlternatingFlip(EpochTransform):
     """Mirrors half of the images from left to right in one epoch and the other half in the next, so that two
-    epochs show each image both ways (Jordan, 2024). Which half an image is in follows from its number."""
+    epochs show each image both ways (Jordan, 2024). Which half an image is in follows from its number.
+
+    The epochs alternate, not an image's turns: with `hard_examples`, which leaves images out of some epochs,
+    one may be shown the same way twice in a row.
+    """
 
     order = 4
 

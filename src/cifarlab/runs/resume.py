@@ -21,12 +21,13 @@ from cifarlab.untrusted import check_run_folder
 
 # how long, where and at which rate the run goes on: all else would make another run of it
 GROUPS = ("trainer", "scheduler", "logger")
+RATES = ("optimizer.lr", "optimizer.adam_lr")
 KEYS = (
     "resume",
     "test",
     "test_weights",
     "export",
-    "optimizer.lr",
+    *RATES,
     "data.root",
     "data.mirrors",
     "data.eval_batch_size",
@@ -163,9 +164,10 @@ def resumed(folder: Path, overrides: list[str], conf: Path) -> tuple[DictConfig,
         else:
             OmegaConf.update(config, key, value, force_add=True)
     schedule = str(OmegaConf.select(config, "scheduler._target_"))
-    if schedule.endswith(".plateau") and any(override.key_or_group == "optimizer.lr" for override in typed):
+    rates = [override.key_or_group for override in typed if override.key_or_group in RATES]
+    if schedule.endswith(".plateau") and rates:
         raise UserError(
-            "optimizer.lr: under scheduler=plateau a resumed run keeps the rate it had come to; choose "
+            f"{rates[0]}: under scheduler=plateau a resumed run keeps the rate it had come to; choose "
             f"another scheduler, or start a new run with start_from={folder}."
         )
     now = [text.removeprefix("++") for text in overrides if not text.startswith("resume=")]
