@@ -132,12 +132,17 @@ def rewrites(rounds: int) -> Iterator[Row]:
         side.net.to(memory_format=torch.contiguous_format)
         side.images = side.images.contiguous()
 
+    def a_loop_over_weights(side: machine.BareSteps) -> None:
+        for group in side.optimizer.param_groups:
+            group["fused"], group["foreach"] = False, False
+
     increasing = Regularization([DropoutIncreasing()])
     cases: dict[str, tuple[Regularization, Callable[[machine.BareSteps], None]]] = {
         "max pool in front of ReLU, against behind it": (Regularization(), relu_before_pool),
         "ReLU in place, against with a copy": (Regularization(), out_of_place),
         "dropout's mask of 16-bit integers, against torch's": (increasing, torchs_dropout),
         "channels last, against channels first": (Regularization(), channels_first),
+        "SGD over all weights at once, against one by one": (Regularization(), a_loop_over_weights),
     }
     for what, (regularization, undo) in cases.items():
         sides = []
@@ -145,12 +150,12 @@ def rewrites(rounds: int) -> Iterator[Row]:
             torch.manual_seed(0)
             net = VGG(num_classes=10, regularization=regularization).net
             net = net.to(machine.device(), memory_format=torch.channels_last)
-            optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
             sides.append(machine.BareSteps(net, 64, optimizer, 10))
         undo(sides[1])
         for side in sides:
             side.rate(3)
-        yield compared(f"VGG-3: {what}", in_turns(*(partial(side.rate, 10) for side in sides), rounds=rounds))
+        yield compared(f"VGG-3: {what}", in_turns(*(partial(side.rate, 30) for side in sides), rounds=rounds))
 
 
 def in_turns(ours: Callable[[], float], other: Callable[[], float], rounds: int) -> list[tuple[float, float]]:

@@ -73,8 +73,8 @@ def composed(overrides: list[str]) -> Any:
     return config
 
 
-def trained(overrides: list[str], callback: pl.Callback, first: bool = False) -> list[dict[str, Any]]:
-    """The rows of the metrics of a run that had that callback, called behind the record's clock or, as the
+def trained(overrides: list[str], callback: pl.Callback, first: bool = False) -> RunRecord:
+    """What a run has told of itself that had that callback, called behind the record's clock or, as the
     `first`, in front of all others."""
     recorders: list[RunRecord] = []
     make_trainer = training.make_trainer
@@ -91,7 +91,7 @@ def trained(overrides: list[str], callback: pl.Callback, first: bool = False) ->
             training.train(composed(overrides), Path(folder), overrides, {})
     finally:
         training.make_trainer = make_trainer
-    return recorders[0].history
+    return recorders[0]
 
 
 def training_seconds(overrides: list[str], steps: int) -> float:
@@ -99,7 +99,7 @@ def training_seconds(overrides: list[str], steps: int) -> float:
     epoch costs once counts as often as it has fewer. Validation, test and files are left out."""
     batches = Batches()
     overrides = [*overrides, f"trainer.limit_train_batches={steps}", "data.validation=none", "test=false"]
-    history = trained(overrides, batches)
+    history = trained(overrides, batches).history
     return batches.count / steps * sum(row["seconds"] for row in history)
 
 
@@ -122,9 +122,10 @@ def compare(
         "trainer.limit_val_batches=1",
         "test=false",
     ]
-    images = steps * composed(overrides)["data"]["batch_size"]
     bare = BareLoop(bare_steps or steps, bare_batch_size)
-    ours = [images / row["seconds"] for row in trained(overrides, bare)]
+    run = trained(overrides, bare)
+    images = run.train_images / len(run.history)  # of each epoch, which may have fewer batches than `steps`
+    ours = [images / row["seconds"] for row in run.history]
     others = [(before + behind) / 2 for before, behind in pairwise(bare.rates)]
     return list(zip(ours[1:], others, strict=True))
 

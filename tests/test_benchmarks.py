@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,13 +51,22 @@ def test_the_whole_loop_is_measured_round_by_round() -> None:
     assert all(ours > 0 and bare > 0 for ours, bare in rounds)
 
 
+def test_only_images_that_were_trained_on_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    def three_batches(overrides: list[str], bare: training_loop.BareLoop) -> SimpleNamespace:
+        bare.rates = [50.0, 50.0]
+        return SimpleNamespace(train_images=2 * 1438, history=[{"seconds": 3.0}, {"seconds": 2.0}])
+
+    monkeypatch.setattr(training_loop, "trained", three_batches)
+    assert training_loop.compare(["data.batch_size=512"], steps=60, rounds=1) == [(719, 50)]
+
+
 def test_a_training_is_timed_by_some_batches_of_each_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def two_seconds_an_epoch(overrides: list[str], batches: training_loop.Batches) -> list[dict[str, float]]:
+    def two_seconds_an_epoch(overrides: list[str], batches: training_loop.Batches) -> SimpleNamespace:
         made.append(training_loop.composed(overrides)["trainer"]["limit_train_batches"])
         batches.count = 30
-        return [{"seconds": 2.0}, {"seconds": 2.0}]
+        return SimpleNamespace(history=[{"seconds": 2.0}, {"seconds": 2.0}])
 
     monkeypatch.setattr(training_loop, "trained", two_seconds_an_epoch)
     assert training_loop.training_seconds(["data=digits"], steps=5) == 30 / 5 * 4
@@ -67,7 +77,7 @@ def test_an_epochs_batches_are_all_counted() -> None:
     batches = training_loop.Batches()
     typed = ["data=digits", "model=vgg1", "model.width=4", "model.dense=8", "logger=none", "export=none"]
     typed += ["data.validation=none", "test=false", "trainer.limit_train_batches=1", "trainer.max_epochs=2"]
-    assert len(training_loop.trained(typed, batches)) == 2
+    assert len(training_loop.trained(typed, batches).history) == 2
     assert batches.count == -(-1438 // 64)
 
 
