@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cifarlab.report.readme import ROOT, SECTIONS, links, page, pictures, rebuilt, results, timings, views
+from cifarlab.report.readme import ROOT, SECTIONS, links, page, pictures, rebuilt, results, timings
 
 README = (ROOT / "README.md").read_text()
 
@@ -76,15 +76,20 @@ def test_rows_with_curves_are_drawn_together(tmp_path: Path) -> None:
     ]
 
 
-def test_scores_of_several_views_are_a_line_of_their_table(tmp_path: Path) -> None:
-    for seed, accuracy in enumerate((0.9, 0.92)):
-        file = tmp_path / "speedrun" / "cifar10" / f"seed{seed}" / "scores.json"
-        file.parent.mkdir(parents=True)
-        mean = {"with_flips": {"accuracy": accuracy + 0.01}, "with_shifts": {"accuracy": 0.95}}
-        file.write_text(json.dumps({"accuracy": accuracy, **mean}))
-    assert views(tmp_path).splitlines()[2:] == [
-        "| speedrun/cifar10 | 2 | 91.00 ± 1.41 | 92.00 ± 1.41 | 95.00 ± 0.00 |"
-    ]
+def test_scores_with_flips_and_shifts_have_a_column(tmp_path: Path) -> None:
+    s1 = tmp_path / "results" / "speedrun" / "cifar10_89"
+    shutil.copytree(ROOT / "results" / "speedrun" / "cifar10_89", s1)
+    for seed, accuracy in enumerate((0.90, 0.91, 0.92, 0.93, 0.94)):
+        file = s1 / f"seed{seed}" / "scores.json"
+        scores = json.loads(file.read_text())
+        scores["with_shifts"]["accuracy"] = accuracy
+        file.write_text(json.dumps(scores))
+    assert " | 92.00 ± 1.58 | 5 | " in results(README, tmp_path)
+    file.write_text(json.dumps({**scores, "split": "train"}))
+    with pytest.raises(ValueError, match=r"seed4/scores.json is not of this run's test images"):
+        results(README, tmp_path)
+    file.unlink()
+    assert " | \N{EN DASH} | 5 | " in results(README, tmp_path)
 
 
 def test_a_timing_is_a_line_of_the_table(tmp_path: Path) -> None:
@@ -108,8 +113,8 @@ def test_a_timing_is_a_line_of_the_table(tmp_path: Path) -> None:
 
 
 def test_a_table_without_its_place_is_refused() -> None:
-    with pytest.raises(ValueError, match="there are 0 places between <!-- views -->"):
-        rebuilt(README.replace("<!-- views -->", ""), ROOT)
+    with pytest.raises(ValueError, match="there are 0 places between <!-- curves -->"):
+        rebuilt(README.replace("<!-- curves -->", ""), ROOT)
 
 
 def test_the_sections_are_those_of_the_benchmarks() -> None:

@@ -12,7 +12,7 @@ from cifarlab.atomic import write_text
 from cifarlab.report.history import Curve, curve
 from cifarlab.report.pictures import curves_figure, save
 from cifarlab.report.rows import Row
-from cifarlab.report.statistics import estimate
+from cifarlab.report.statistics import Estimate, estimate
 from cifarlab.report.summary import Report, build
 from cifarlab.report.tables import DASH, duration, percent, span
 
@@ -40,7 +40,6 @@ def rebuilt(readme: str, root: Path) -> str:
     """The text with what stands between its marks made anew from the records and timings in a checkout."""
     readme = place(readme, "results", results(readme, root))
     readme = place(readme, "curves", links(readme, root))
-    readme = place(readme, "views", views(root / "results"))
     return place(readme, "timings", timings(root / "benchmarks"))
 
 
@@ -64,18 +63,44 @@ def experiments(readme: str, report: Report) -> Iterator[tuple[Experiment, Row |
 def results(readme: str, root: Path) -> str:
     """The table of the experiments that were run, and its notes."""
     report = build([root / "results"])
-    lines = ["| row | held against | test % | 95 % interval | n | validation peak | training | on |"]
-    lines.append("|---|---|---:|---:|---:|---:|---:|---|")
+    head = ["row", "held against", "test %", "95 % interval", "with flips and shifts %", "n"]
+    head += ["validation peak", "training", "on"]
+    lines = [f"| {' | '.join(head)} |", "|---|---|---:|---:|---:|---:|---:|---:|---|"]
     for experiment, row in experiments(readme, report):
         if row is not None:
             link = f"[{experiment.number}](docs/results.md#{experiment.number.lower()})"
             interval = span(row.test.interval if row.test else None)
-            cells = [link, experiment.aim, percent(row.test), interval, str(len(row.runs))]
+            cells = [
+                link,
+                experiment.aim,
+                percent(row.test),
+                interval,
+                percent(moved(row)),
+                str(len(row.runs)),
+            ]
             cells += [peak(row), duration(row.seconds), machine(row)]
             lines.append(f"| {' | '.join(cells)} |")
     # no validation accuracy that is of the test images is shown
     notes = [note for note in report.notes if not note.startswith("\N{DAGGER}")]
     return "\n\n".join(["\n".join(lines), *notes])
+
+
+def moved(row: Row) -> Estimate | None:
+    """The test accuracy with flips and shifts, where beside each run's record lies what `evaluate.py` wrote.
+
+    Raises:
+        ValueError: it is of other images, views or weights.
+    """
+    found = {}
+    for run in row.runs:
+        file = run.folder / "scores.json"
+        if not file.exists():
+            return None
+        scores = json.loads(file.read_text())
+        if (scores["split"], scores["shifts"], scores["accuracy"]) != ("test", 1, run.test):
+            raise ValueError(f"{file} is not of this run's test images with flips=true shifts=1")
+        found[run.cell] = scores["with_shifts"]["accuracy"]
+    return estimate(found)
 
 
 def peak(row: Row) -> str:
@@ -139,25 +164,6 @@ def page(readme: str, root: Path) -> str:
         first = min(folders)
         parts.append(f"![Loss and accuracy by epoch, seed {first}]({folders[first]}/curves.png)")
     return "\n".join(parts) + "\n"
-
-
-def views(folder: Path) -> str:
-    """A table over the runs that were scored with test-time flips and shifts as well: beside their record the
-    `scores.json` of `evaluate.py` was kept."""
-    lines = [
-        "| experiment | n | plain % | with flips % | with flips and shifts % |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for file in sorted(folder.glob("*/*/*/scores.json")):
-        runs.setdefault("/".join(file.parts[-4:-2]), []).append(json.loads(file.read_text()))
-    for name, scores in runs.items():
-        columns = [scores, [run["with_flips"] for run in scores], [run["with_shifts"] for run in scores]]
-        found = [
-            estimate({(seed, None): one["accuracy"] for seed, one in enumerate(column)}) for column in columns
-        ]
-        lines.append(f"| {name} | {len(scores)} | {' | '.join(map(percent, found))} |")
-    return "\n".join(lines)
 
 
 def timings(folder: Path) -> str:
