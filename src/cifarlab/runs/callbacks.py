@@ -101,6 +101,20 @@ class RunRecord(pl.Callback):
         self.seconds += time.perf_counter() - self.started
         hardware.return_memory()  # of training's batches, which validation's larger ones do not fit into
 
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if (
+            batch_idx % 10 == 9
+        ):  # the gaps between training's batches that these, of another size, do not fill
+            hardware.return_memory()
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
         self.val = pl_module.scores
