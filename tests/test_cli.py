@@ -509,7 +509,11 @@ def test_what_an_experiment_sets_of_an_option_goes_with_it(run: Command) -> None
     assert "reg: {}\n" in answer.out
 
 
-def test_what_was_typed_for_another_option_is_refused(refused: Callable[..., str]) -> None:
+def test_what_was_typed_or_stands_in_an_option_is_refused(refused: Callable[..., str], project: Path) -> None:
+    (project / "conf" / "model" / "own.yaml").write_text("_target_: cifarlab.models.plain.VGG\nblokcs: 3\n")
+    assert refused("model=own").startswith("conf/model/own.yaml: model.blokcs: model has no key 'blokcs'")
+    (project / "conf" / "reg" / "own.yaml").write_text("own:\n  rate: 3\n")
+    assert refused("reg=own").startswith("conf/reg/own.yaml: reg.own has no _target_: ")
     experiment = "experiment=speedrun/cifar10_94"
     sentence = refused(experiment, "reg=flip", "reg.crop.padding=2")
     assert sentence == "reg.crop has no _target_: an option of conf/reg is chosen by reg=OPTION."

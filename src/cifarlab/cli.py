@@ -216,8 +216,8 @@ class Door:
         with initialize_config_dir(str(self.conf), version_base="1.3"):
             name = self.flags.config_name or self.script.stem
             config = compose(name, self.flags.overrides, return_hydra_config=True)
-        if not self.flags.help:
-            return OmegaConf.to_yaml(OmegaConf.create(settle(config, config.hydra).plain))
+            if not self.flags.help:
+                return OmegaConf.to_yaml(OmegaConf.create(settle(config, config.hydra).plain))
         # half of Hydra's time goes into groups of its own
         template = string.Template(config.hydra.help.template)
         plain = {key: value for key, value in config.items_ex(resolve=False) if key != "hydra"}
@@ -253,10 +253,7 @@ def settle(config: DictConfig, hydra: Any) -> Settled:
     try:
         plain: Any = OmegaConf.to_container(merged, resolve=True)
         if folder is None:
-            typed = [
-                override.key_or_group for override in OverridesParser.create().parse_overrides(overrides)
-            ]
-            configs.leave_behind(plain, typed)
+            leave_behind(plain, overrides, hydra)
             choices["reg"] = [str(name) for name in plain["reg"]] or ["none"]
         configs.check(plain)
         if hydra.mode is RunMode.MULTIRUN:
@@ -272,6 +269,17 @@ def settle(config: DictConfig, hydra: Any) -> Settled:
         if not (start / "checkpoints" / "last.ckpt").is_file():
             raise UserError(f"start_from={start}: that run has no checkpoints/last.ckpt to start from.")
     return Settled(plain, overrides, choices)
+
+
+def leave_behind(plain: dict[str, Any], overrides: Sequence[str], hydra: Any) -> None:
+    """Take out what an experiment sets of its own options where the command line chose others."""
+    experiments = conf_of(hydra) / "experiment"
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        group = override.key_or_group
+        for name in configs.strange(group, plain[group]) if group in configs.TARGETS else []:
+            file = origin(f"{group}.{name}", hydra, None)
+            if file is not None and file.is_relative_to(experiments):
+                del plain[group][name]
 
 
 class PastHydra(BaseException):

@@ -406,23 +406,14 @@ def check_target(group: str, key: str, node: Any) -> None:
     check_keys(key, given, parameters)
 
 
-def leave_behind(config: dict[str, Any], typed: Sequence[str]) -> None:
-    """Take out what an experiment sets of its own options where the command line chose others: `typed` are
-    its groups and keys. What is typed itself stays, for `check` to refuse."""
-    for group in typed:
-        node = config.get(group)
-        if group not in TARGETS or not isinstance(node, dict):
-            continue
-        if group == "reg":
-            strange = [
-                name for name, part in node.items() if isinstance(part, dict) and "_target_" not in part
-            ]
-        else:
-            known = signature(str(node.get("_target_")))
-            strange = [] if known is None else [name for name in node if name not in {"_target_", *known}]
-        for name in strange:
-            if not any(f"{key}.".startswith(f"{group}.{name}.") for key in typed):
-                del node[name]
+def strange(group: str, node: Any) -> list[str]:
+    """The keys that a group's option does not take; of `reg` those that hold no option."""
+    if not isinstance(node, dict):
+        return []
+    if group == "reg":
+        return [name for name, part in node.items() if isinstance(part, dict) and "_target_" not in part]
+    known = signature(str(node.get("_target_")))
+    return [] if known is None else [name for name in node if name not in {"_target_", *known}]
 
 
 def holds_target(node: Any) -> bool:
