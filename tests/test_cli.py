@@ -505,6 +505,7 @@ def test_what_an_experiment_sets_of_an_option_goes_with_it(run: Command) -> None
     assert given["config"]["optimizer"]["lr"] == 0.15
     (given,) = run(experiment, "reg=none").jobs
     assert (given["config"]["reg"], given["choices"]["reg"]) == ({}, ["none"])
+    assert run(experiment, "logger=none").jobs[0]["config"]["logger"] == {}
     answer = run(experiment, "reg=none", "--cfg", "job")
     assert "reg: {}\n" in answer.out
 

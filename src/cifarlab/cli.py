@@ -276,7 +276,7 @@ def leave_behind(plain: dict[str, Any], overrides: Sequence[str], hydra: Any) ->
     experiments = conf_of(hydra) / "experiment"
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         group = override.key_or_group
-        for name in configs.strange(group, plain[group]) if group in configs.TARGETS else []:
+        for name in configs.strange(group, plain.get(group)) if group in configs.TARGETS else []:
             file = origin(f"{group}.{name}", hydra, None)
             if file is not None and file.is_relative_to(experiments):
                 del plain[group][name]

@@ -388,7 +388,7 @@ def check_target(group: str, key: str, node: Any) -> None:
     if "_target_" not in node:
         raise WrongKey(f"{key} has no _target_: {option}.", key)
     target = node["_target_"]
-    if not (isinstance(target, str) and re.fullmatch(rf"{re.escape(home)}(\.[^\W_]\w*)*", target)):
+    if not is_below(home, target):
         raise WrongKey(
             f"{key}._target_={show(target)}: expected a name in {home}; {option}.", f"{key}._target_"
         )
@@ -412,8 +412,14 @@ def strange(group: str, node: Any) -> list[str]:
         return []
     if group == "reg":
         return [name for name, part in node.items() if isinstance(part, dict) and "_target_" not in part]
-    known = signature(str(node.get("_target_")))
+    target = node.get("_target_")
+    known = signature(target) if is_below(TARGETS[group], target) else None
     return [] if known is None else [name for name in node if name not in {"_target_", *known}]
+
+
+def is_below(home: str, target: Any) -> bool:
+    """Whether that is a dotted name in that module or package."""
+    return isinstance(target, str) and bool(re.fullmatch(rf"{re.escape(home)}(\.[^\W_]\w*)*", target))
 
 
 def holds_target(node: Any) -> bool:
