@@ -70,15 +70,8 @@ def results(readme: str, root: Path) -> str:
         if row is not None:
             link = f"[{experiment.number}](docs/results.md#{experiment.number.lower()})"
             interval = span(row.test.interval if row.test else None)
-            cells = [
-                link,
-                experiment.aim,
-                percent(row.test),
-                interval,
-                percent(moved(row)),
-                str(len(row.runs)),
-            ]
-            cells += [peak(row), duration(row.seconds), machine(row)]
+            cells = [link, experiment.aim, percent(row.test), interval, percent(moved(row))]
+            cells += [str(len(row.runs)), peak(row), duration(row.seconds), machine(row)]
             lines.append(f"| {' | '.join(cells)} |")
     # no validation accuracy that is of the test images is shown
     notes = [note for note in report.notes if not note.startswith("\N{DAGGER}")]

@@ -110,9 +110,8 @@ class RunRecord(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if (
-            batch_idx % 10 == 9
-        ):  # the gaps between training's batches that these, of another size, do not fill
+        # the gaps between training's batches, which these, of another size, do not fill
+        if batch_idx % 10 == 9:
             hardware.return_memory()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
