@@ -48,6 +48,7 @@ from torch import nn
 
 from cifarlab import hardware
 from cifarlab.data.sets import CIFAR10
+from cifarlab.models import winograd
 from cifarlab.models.layers import Dropout
 from cifarlab.models.plain import VGG
 from cifarlab.regularizers import DropoutIncreasing, Regularization
@@ -132,6 +133,9 @@ def rewrites(rounds: int) -> Iterator[Row]:
         side.net.to(memory_format=torch.contiguous_format)
         side.images = side.images.contiguous()
 
+    def torchs_convolutions(side: machine.BareSteps) -> None:
+        winograd.use(side.net, False)
+
     def a_loop_over_weights(side: machine.BareSteps) -> None:
         for group in side.optimizer.param_groups:
             group["fused"], group["foreach"] = False, False
@@ -144,12 +148,16 @@ def rewrites(rounds: int) -> Iterator[Row]:
         "channels last, against channels first": (Regularization(), channels_first),
         "SGD over all weights at once, against one by one": (Regularization(), a_loop_over_weights),
     }
+    float32 = machine.device().type == "cpu" and machine.dtype() == torch.float32
+    if fewer := float32 and winograd.kernels() is not None:
+        cases["Winograd's convolutions, against torch's"] = (Regularization(), torchs_convolutions)
     for what, (regularization, undo) in cases.items():
         sides = []
         for _ in range(2):
             torch.manual_seed(0)
             net = VGG(num_classes=10, regularization=regularization).net
             net = net.to(machine.device(), memory_format=torch.channels_last)
+            winograd.use(net, fewer)
             optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9, fused=True)
             sides.append(machine.BareSteps(net, 64, optimizer, 10))
         undo(sides[1])

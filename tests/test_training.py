@@ -300,6 +300,20 @@ def test_a_captured_network_trains_as_a_plain_one(tmp_path: Path) -> None:
         torch.testing.assert_close(captured[name], weight, rtol=1e-3, atol=1e-5)
 
 
+def test_winograds_convolutions_train_as_plain_ones(tmp_path: Path) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("winograd.c needs a C compiler")
+    # smooth: behind black pixels ReLU is at its kink, where rounding decides about gradients
+    options = ["optimizer=sgd", "model.width=8", "model.activation=gelu", "trainer.precision=32-true"]
+    for way, expected in (("auto", "winograd"), ("direct", "direct")):
+        record = run(tmp_path / way, *options, f"trainer.convolution={way}")
+        assert record["environment"]["convolution"] == expected
+    ours, plain = weights(tmp_path / "auto"), weights(tmp_path / "direct")
+    assert not same(tmp_path / "auto", tmp_path / "direct")
+    for name, weight in plain.items():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "how, device, processes, accumulated, mode",
     [

@@ -72,6 +72,7 @@ TRAINER: dict[str, Any] = {
     "max_steps": Count | Literal[-1],
     "accumulate_grad_batches": Count,
     "capture": Literal["auto", "compile", "none"],  # ours, not Lightning's
+    "convolution": Literal["auto", "direct"],  # ours as well
     "check_val_every_n_epoch": Count,
     "gradient_clip_val": bounds.NonNegative | None,
     "limit_train_batches": bounds.Positive | None,

@@ -7,10 +7,12 @@ import logging
 import platform
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
+
+from cifarlab.models import winograd
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -83,6 +85,18 @@ def capture(net: nn.Module, how: str, trainer: pl.Trainer) -> Callable[[Tensor],
     mode = "reduce-overhead" if replayable else "default"
     compiled: Callable[[Tensor], Tensor] = torch.compile(net.forward, mode=mode, dynamic=False)
     return compiled
+
+
+def convolution(options: dict[str, Any], trainer: pl.Trainer) -> Literal["winograd", "direct"]:
+    """How a run with these keys of `trainer` computes the 3 x 3 convolutions of its steps.
+
+    In float32 on a CPU, where the time goes into multiplications, Winograd's way has fewer; bfloat16 would
+    lose its digits to it, and what `trainer.capture` compiles is torch's own.
+    """
+    plain = options.get("convolution") == "direct" or options.get("capture") == "compile"
+    if plain or trainer.strategy.root_device.type != "cpu" or trainer.precision != "32-true":
+        return "direct"
+    return "direct" if winograd.kernels() is None else "winograd"
 
 
 def describe(device: torch.device) -> str:

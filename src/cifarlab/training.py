@@ -83,6 +83,9 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     checkpoint = starting_point(config, folder, record, model, data)
     recorder = RunRecord(folder, record, validates_on_test=data.validation == "test")
     trainer = make_trainer(config, folder, regularization, recorder, validates=data.counts["val"] > 0)
+    # a run goes on as it began: not to other roundings
+    plain = record["epochs"] > 0 and record["environment"].get("convolution") != "winograd"
+    model.convolution = "direct" if plain else hardware.convolution(config["trainer"], trainer)
     record |= describe(config, overrides, data, model, trainer)
     record["choices"] |= choices
 
@@ -270,7 +273,8 @@ def make_trainer(
 ) -> pl.Trainer:
     """Lightning's Trainer with the checkpoints, the record and the logger of a run."""
     options = hardware.settle(config["trainer"])
-    options.pop("capture", None)  # the network's (`make_model`)
+    for ours in ("capture", "convolution"):  # the network's
+        options.pop(ours, None)
     # which Lightning would say as well, and then fail to take down what it had not set up
     if str(options.get("profiler")).lower() == "xla" and find_spec("torch_xla") is None:
         raise UserError("trainer.profiler=xla needs torch_xla, which is not installed.")
@@ -347,6 +351,7 @@ def describe(
             **records.environment(),
             "device": hardware.describe(trainer.strategy.root_device),
             "precision": trainer.precision,
+            "convolution": model.convolution,
             "threads": torch.get_num_threads(),
         },
     }

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cifarlab import hardware
 from cifarlab.errors import RunFailed
+from cifarlab.models import winograd
 from cifarlab.optim.schedules import Plateau, Schedule
 from cifarlab.regularizers import Regularization
 
@@ -89,6 +90,7 @@ class Classifier(pl.LightningModule):
         self.register_buffer("superclass_of", None, persistent=False)
         self.classes = [str(label) for label in range(num_classes)]  # replaced by the data set's names
         self.memory_format = torch.channels_last
+        self.convolution = "direct"  # how those of 3 x 3 are computed in a fit: `hardware.convolution`
         self.capture = "none"  # `trainer.capture`
         self.captured: Callable[[Tensor], Tensor] | None = None  # what becomes of `net` in a fit by that
         self.train_tally, self.eval_tally, self.eval_super = Tally(), Tally(), Tally()
@@ -137,6 +139,7 @@ class Classifier(pl.LightningModule):
         return objective if penalty is None else objective + penalty
 
     def on_fit_start(self) -> None:  # in the process that trains: what is compiled cannot be sent to one
+        winograd.use(self.net, self.convolution == "winograd")
         self.captured = hardware.capture(self.net, self.capture, self.trainer)
 
     def on_fit_end(self) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.layers import Dropout, glorot_uniform, he_uniform, make_activation
+from cifarlab.models.winograd import Conv2d
 from cifarlab.types import Activation, Count, Halvings, Rate
 
 Padding = Literal["same", "valid"]
@@ -68,7 +69,7 @@ class ConvNet(Classifier):
         channels, size = 3, 32
         for widths, rate in zip(blocks, rates, strict=False):
             for width, pad in zip(widths, padding, strict=False):
-                add(nn.Conv2d(channels, width, 3, padding=pad), width)
+                add(Conv2d(channels, width, 3, padding=pad), width)
                 channels, size = width, size - 2 * (pad == "valid")
             drop = [Dropout(rate)] if rate else []
             if drop_before_pool:

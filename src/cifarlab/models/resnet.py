@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from cifarlab.errors import UserError
 from cifarlab.models.classifier import Classifier
 from cifarlab.models.layers import Dropout, make_activation
+from cifarlab.models.winograd import Conv2d
 from cifarlab.types import Activation, Count
 
 Shortcut = Literal["identity", "projection"]
@@ -122,6 +123,6 @@ class PaddedIdentity(nn.Module):
 
 def conv(channels: int, width: int, size: int, stride: int = 1) -> nn.Conv2d:
     """A convolution before batch norm: no bias, He-normal by its outputs (He et al., 2015, section 2.2)."""
-    layer = nn.Conv2d(channels, width, size, stride, padding=size // 2, bias=False)
+    layer = Conv2d(channels, width, size, stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cifarlab.models.classifier import Batch, Classifier
 from cifarlab.models.layers import Dropout, Scale, make_activation
+from cifarlab.models.winograd import Conv2d
 from cifarlab.types import Activation, Natural, Positive, Widths
 
 PATCH = 2  # pixels wide and high, of what is whitened
@@ -105,7 +106,7 @@ class Speedrun(Classifier):
 def identity_conv(channels: int, width: int) -> nn.Conv2d:
     """A 3 x 3 convolution without bias whose first outputs are its inputs (Dirac initialisation; Zagoruyko
     and Komodakis, 2017), the others as torch draws them."""
-    layer = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    layer = Conv2d(channels, width, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(layer.weight[:channels])
     return layer

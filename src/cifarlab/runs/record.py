@@ -25,7 +25,7 @@ SCHEMA = 1
 # what a run is, whatever it ran on and wherever it lies: the rest stays out of the configuration's hash
 NOT_HASHED = ("resume", "export", "logger", "data.root", "data.mirrors", "trainer.enable_progress_bar")
 # keys that the first runs did not have yet, and what these did: one at that value is as good as none
-ADDED = {"trainer.capture": "none", "model.bias_epochs": None}
+ADDED = {"trainer.capture": "none", "trainer.convolution": "auto", "model.bias_epochs": None}
 
 EMPTY: dict[str, Any] = {
     "schema": SCHEMA,
@@ -52,7 +52,17 @@ EMPTY: dict[str, Any] = {
     "model": {"parameters": None, "export_difference": None},
     "environment": {
         k: None
-        for k in ("python", "torch", "lightning", "device", "precision", "threads", "git_commit", "git_dirty")
+        for k in (
+            "python",
+            "torch",
+            "lightning",
+            "device",
+            "precision",
+            "convolution",
+            "threads",
+            "git_commit",
+            "git_dirty",
+        )
     },
     "epochs": 0,
     "steps": 0,
@@ -77,6 +87,7 @@ KINDS: dict[str, Any] = {
     "data.fingerprint": str | None,
     "environment.device": str | None,
     "environment.precision": Literal["32-true", "bf16-mixed", "16-mixed"] | None,
+    "environment.convolution": Literal["winograd", "direct"] | None,
     "environment.threads": int | None,
     "environment.torch": str | None,
     "epochs": Natural,
