@@ -32,8 +32,9 @@ LANES = 8  # channels that winograd.c takes at once
 CHUNK = 3 * 2**19  # numbers of one kind of tiles at a time: what stays in the last cache, in few parts
 GAP = 3  # tiles' rows left between the 36: at powers of two apart they would displace each other in it
 WASTE = 2.6  # of what is computed to what is wanted, where tiles stand out; above, a plain convolution wins
-# of a filter's row or column, to its six numbers
-FILTER = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+# of a filter's row or column to its six numbers, and of the nine of a filter to the 36
+ROW = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
+FILTER = torch.kron(ROW, ROW)
 SUM = 7  # which of a tile's numbers is the sum of its gradients
 
 
@@ -148,12 +149,13 @@ class Convolution(torch.autograd.Function):
 
 def transformed(weight: Tensor) -> Tensor:
     """Filters (K, C, 3, 3) as the matrices (36, C, K) of the 36 products."""
-    return torch.einsum("ia,jb,kcab->ijck", FILTER, FILTER, weight).flatten(0, 1).contiguous()
+    width, channels = weight.shape[:2]
+    return (FILTER @ weight.permute(2, 3, 1, 0).reshape(9, -1)).view(POINTS, channels, width)
 
 
 def gradient_of_weight(gradient: Tensor) -> Tensor:
     """The adjoint of `transformed`."""
-    return torch.einsum("ia,jb,ijck->kcab", FILTER, FILTER, gradient.unflatten(0, (len(FILTER), -1)))
+    return (FILTER.T @ gradient.flatten(1)).view(3, 3, *gradient.shape[1:]).permute(3, 2, 0, 1)
 
 
 def empty_images(like: Tensor, channels: int) -> Tensor:
