@@ -42,7 +42,7 @@ class Worker:
         self.command = [sys.executable, __file__, side, post, policy, str(steps)]
 
     def __enter__(self) -> Self:
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "KERAS_BACKEND": "tensorflow"}
+        environment = {**os.environ, "KERAS_BACKEND": "tensorflow"}
         self.said = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
             self.command,

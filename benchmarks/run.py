@@ -149,7 +149,7 @@ def rewrites(rounds: int) -> Iterator[Row]:
         "SGD over all weights at once, against one by one": (Regularization(), a_loop_over_weights),
     }
     float32 = machine.device().type == "cpu" and machine.dtype() == torch.float32
-    if fewer := float32 and winograd.kernels() is not None:
+    if fewer := float32 and winograd.library() is not None:
         cases["Winograd's convolutions, against torch's"] = (Regularization(), torchs_convolutions)
     for what, (regularization, undo) in cases.items():
         sides = []

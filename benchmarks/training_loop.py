@@ -26,7 +26,6 @@ from omegaconf import OmegaConf
 from cifarlab import training
 from cifarlab.config import check
 from cifarlab.errors import UserError
-from cifarlab.models import winograd
 from cifarlab.models.classifier import Classifier
 from cifarlab.runs.callbacks import RunRecord
 
@@ -34,8 +33,8 @@ ROOT = Path(__file__).parents[1]
 
 
 class BareLoop(pl.Callback):
-    """Times so many steps of a bare loop after each epoch, on a copy of the network with torch's own
-    convolutions; by default with the run's batch size."""
+    """Times so many steps of a bare loop after each epoch, on a copy of the network; by default with the
+    run's batch size."""
 
     def __init__(self, steps: int, batch_size: int | None) -> None:
         self.steps, self.batch_size = steps, batch_size
@@ -45,7 +44,6 @@ class BareLoop(pl.Callback):
         assert isinstance(module, Classifier)
         assert module.make_optimizer is not None
         net = copy.deepcopy(module.net)
-        winograd.use(net, False)
         optimizer = module.make_optimizer(params=[p for p in net.parameters() if p.requires_grad])
         batch_size = self.batch_size or trainer.datamodule.batch_size
         bf16 = trainer.precision == "bf16-mixed"

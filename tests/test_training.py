@@ -23,6 +23,7 @@ from torch._dynamo.utils import counters
 
 from cifarlab.errors import RunFailed, UserError
 from cifarlab.hardware import capture
+from cifarlab.models import winograd
 from cifarlab.runs import record as records
 from cifarlab.runs.callbacks import RunRecord
 from cifarlab.training import going_on_from, train
@@ -30,6 +31,8 @@ from cifarlab.training import going_on_from, train
 ROOT = Path(__file__).parents[1]
 CONF = ROOT / "conf"
 # all that is random, and all that has a state
+# wide enough for Winograd's convolutions
+WINOGRAD = ["model.width=24", "trainer.precision=32-true", "trainer.limit_train_batches=3"]
 STATEFUL = ["reg=[dropout,augment,cutout,mixup,batch_norm,early_stopping]", "scheduler=plateau"]
 
 
@@ -107,8 +110,9 @@ def test_a_run_leaves_a_folder_that_explains_itself(tmp_path: Path) -> None:
         ["trainer.check_val_every_n_epoch=2", "test_weights=best", "optimizer=rmsprop"],
         ["reg=[weight_averaging,batch_norm,augment]", "scheduler=inverse_time", "optimizer=adamw"],
         ["trainer.val_check_interval=0.5", "scheduler=exponential", "optimizer=nesterov"],
+        WINOGRAD,
     ],
-    ids=["stateful", "accumulation", "sparse-validation", "averaging", "dense-validation"],
+    ids=["stateful", "accumulation", "sparse-validation", "averaging", "dense-validation", "winograd"],
 )
 def test_a_resumed_run_ends_with_the_same_bits(tmp_path: Path, options: list[str]) -> None:
     whole = run(tmp_path / "whole", *options, "trainer.max_epochs=3")
@@ -304,14 +308,41 @@ def test_winograds_convolutions_train_as_plain_ones(tmp_path: Path) -> None:
     if shutil.which("gcc") is None:
         pytest.skip("winograd.c needs a C compiler")
     # smooth: behind black pixels ReLU is at its kink, where rounding decides about gradients
-    options = ["optimizer=sgd", "model.width=8", "model.activation=gelu", "trainer.precision=32-true"]
+    options = [*WINOGRAD, "optimizer=sgd", "model.activation=gelu"]
     for way, expected in (("auto", "winograd"), ("direct", "direct")):
         record = run(tmp_path / way, *options, f"trainer.convolution={way}")
         assert record["environment"]["convolution"] == expected
     ours, plain = weights(tmp_path / "auto"), weights(tmp_path / "direct")
     assert not same(tmp_path / "auto", tmp_path / "direct")
     for name, weight in plain.items():
-        torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(ours[name], weight, rtol=1e-3, atol=1e-4)
+
+
+def test_a_run_goes_on_with_the_convolutions_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("winograd.c needs a C compiler")
+
+    def went_on(way: str | None, *overrides: str) -> str:
+        folder = tmp_path / str(way)
+        run(folder, *WINOGRAD, "trainer.max_epochs=1", *overrides)
+        record = records.read(folder)
+        record["environment"]["convolution"] = way  # None: from before the key
+        records.write(folder, record | {"epochs": 0})  # as a kill between checkpoint and record leaves it
+        return run(folder, *WINOGRAD, f"resume={folder}")["environment"]["convolution"]
+
+    assert went_on("direct", "trainer.convolution=direct") == "direct"
+    assert went_on(None, "trainer.convolution=direct") == "direct"
+    assert went_on("winograd") == "winograd"
+    monkeypatch.setenv("PATH", "")
+    winograd.library.cache_clear()
+    resume = [*WINOGRAD, f"resume={tmp_path}/winograd", "trainer.max_epochs=3"]
+    with pytest.raises(UserError, match=r"need gcc.*trainer\.convolution=direct"):
+        run(tmp_path / "winograd", *resume)
+    plain = run(tmp_path / "winograd", *resume, "trainer.convolution=direct")
+    winograd.library.cache_clear()
+    assert plain["environment"]["convolution"] == "direct"
 
 
 @pytest.mark.parametrize(

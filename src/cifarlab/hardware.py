@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from cifarlab.errors import UserError
 from cifarlab.models import winograd
 
 if TYPE_CHECKING:
@@ -87,16 +88,29 @@ def capture(net: nn.Module, how: str, trainer: pl.Trainer) -> Callable[[Tensor],
     return compiled
 
 
-def convolution(options: dict[str, Any], trainer: pl.Trainer) -> Literal["winograd", "direct"]:
+def convolution(
+    options: dict[str, Any], net: nn.Module, trainer: pl.Trainer, began: str | None
+) -> Literal["winograd", "direct"]:
     """How a run with these keys of `trainer` computes the 3 x 3 convolutions of its steps.
 
     In float32 on a CPU, where the time goes into multiplications, Winograd's way has fewer; bfloat16 would
-    lose its digits to it, and what `trainer.capture` compiles is torch's own.
+    lose its digits to it, and what `trainer.capture` compiles is torch's own. A run goes on as it `began`,
+    which is None for a new one: the other way rounds in another way.
+
+    Raises:
+        UserError: it began with Winograd's, which cannot be had here.
     """
-    plain = options.get("convolution") == "direct" or options.get("capture") == "compile"
+    plain = "direct" in (options.get("convolution"), began) or options.get("capture") == "compile"
     if plain or trainer.strategy.root_device.type != "cpu" or trainer.precision != "32-true":
         return "direct"
-    return "direct" if winograd.kernels() is None else "winograd"
+    if not any(isinstance(layer, winograd.Conv2d) and winograd.suits(layer) for layer in net.modules()):
+        return "direct"
+    if winograd.library() is None and began == "winograd":
+        raise UserError(
+            "this run began with convolutions that need gcc, which does not work here: mend that, or let it "
+            "go on with other roundings by trainer.convolution=direct."
+        )
+    return "direct" if winograd.library() is None else "winograd"
 
 
 def describe(device: torch.device) -> str:
@@ -120,7 +134,8 @@ def settle(trainer: dict[str, Any]) -> dict[str, Any]:
     trainer = dict(trainer)
     if trainer["accelerator"] == "auto":  # Lightning's auto also takes Apple's GPU, which has no float64
         trainer["accelerator"] = "gpu" if torch.cuda.is_available() else "cpu"
-    torch.set_float32_matmul_precision("high")  # TF32 where a GPU has it
+    if trainer["accelerator"] == "gpu":
+        torch.set_float32_matmul_precision("high")  # TF32 where it has that
     if trainer.get("precision") == "auto":
         precision = choose_precision(trainer["accelerator"])
         why = "bfloat16 is in hardware here" if precision == "bf16-mixed" else "no bfloat16 in hardware here"

@@ -83,9 +83,8 @@ def train(config: Config, folder: Path, overrides: list[str], choices: dict[str,
     checkpoint = starting_point(config, folder, record, model, data)
     recorder = RunRecord(folder, record, validates_on_test=data.validation == "test")
     trainer = make_trainer(config, folder, regularization, recorder, validates=data.counts["val"] > 0)
-    # a run goes on as it began: not to other roundings
-    plain = record["epochs"] > 0 and record["environment"].get("convolution") != "winograd"
-    model.convolution = "direct" if plain else hardware.convolution(config["trainer"], trainer)
+    began = None if checkpoint is None else record["environment"].get("convolution") or "direct"
+    model.convolution = hardware.convolution(config["trainer"], model.net, trainer, began)
     record |= describe(config, overrides, data, model, trainer)
     record["choices"] |= choices
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,17 +12,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv2d
 
 from cifarlab import hardware
 from cifarlab.models import winograd
-from cifarlab.models.winograd import Conv2d, Convolution, kernels, suits, use
+from cifarlab.models.winograd import Conv2d, Convolution, faster, library, suits, use
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled() -> None:
+@pytest.fixture(autouse=True)
+def compiled() -> Iterator[None]:
     if shutil.which("gcc") is None:
         pytest.skip("winograd.c needs a C compiler")
-    assert kernels() is not None
+    assert library() is not None
+    yield
+    if library() is None:  # a test has hidden the compiler
+        library.cache_clear()
 
 
 def images(count: int, channels: int, height: int, width: int, seed: int = 0) -> Tensor:
@@ -78,7 +84,7 @@ def test_what_does_not_learn_has_no_gradient(learns: tuple[bool, bool]) -> None:
 
 def test_scores_are_computed_the_plain_way() -> None:
     torch.manual_seed(0)
-    layer, x = Conv2d(16, 16, 3, padding=1), torch.randn(2, 16, 16, 16)
+    layer, x = Conv2d(24, 32, 3, padding=1), torch.randn(2, 24, 16, 16)
     plain = layer(x)
     use(layer, True)
     assert not torch.equal(layer(x), plain)
@@ -93,10 +99,11 @@ def test_scores_are_computed_the_plain_way() -> None:
     [
         ({}, 32, True),
         ({"padding": "same"}, 32, True),
-        ({}, 5, True),
-        ({}, 2, False),  # three quarters of a tile would be for nothing
+        ({}, 6, True),
+        ({}, 5, False),  # more than half of the tiles would be for nothing
         ({"in_channels": 3}, 32, False),
-        ({"out_channels": 20}, 32, False),
+        ({"in_channels": 16}, 32, False),
+        ({"out_channels": 44}, 32, False),
         ({"kernel_size": 5, "padding": 2}, 32, False),
         ({"padding": 0}, 32, False),
         ({"padding": "valid"}, 32, False),
@@ -108,26 +115,47 @@ def test_scores_are_computed_the_plain_way() -> None:
     ],
 )
 def test_where_it_is_the_way(options: dict[str, Any], size: int, suited: bool) -> None:
-    layer = Conv2d(**{"in_channels": 16, "out_channels": 8, "kernel_size": 3, "padding": 1} | options)
-    x = torch.randn(1, layer.in_channels, size, size, dtype=layer.weight.dtype)
-    assert suits(layer, x) is suited
+    layer = Conv2d(**{"in_channels": 32, "out_channels": 24, "kernel_size": 3, "padding": 1} | options)
+    x = torch.randn(8, layer.in_channels, size, size, dtype=layer.weight.dtype)
+    assert (suits(layer) and faster(x, layer)) is suited
     use(layer, True)
     assert layer(x).shape[1] == layer.out_channels
     with torch.autocast("cpu", torch.bfloat16):
-        assert not suits(layer, x)
+        assert not faster(x, layer)
 
 
-def test_its_threads_are_torchs() -> None:
+def test_what_else_a_convolution_takes() -> None:
+    layer, x = Conv2d(24, 24, 3, padding=1), torch.randn(4, 24, 16, 16)
+    use(layer, True)
+    assert faster(x, layer)
+    assert not faster(x[:, :, :8, :8][:1], layer)  # four tiles
+    assert layer(x[0]).shape == (24, 16, 16)
+    with pytest.raises(RuntimeError, match="expected input"):
+        layer(torch.randn(4, 32, 16, 16))
+
+
+def test_parameters_and_gradients_of_any_strides() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 8, 8, 8), torch.randn(8, 8, 3, 3).flip(3).transpose(0, 1)
+    for bias in (torch.randn(16)[::2], torch.randn(1).expand(8)):
+        plain = nn.functional.conv2d(x, weight, bias, padding=1)
+        torch.testing.assert_close(Convolution.apply(x, weight, bias), plain, rtol=1e-4, atol=1e-4)
+    slopes = []
+    for convolve in (lambda x: Convolution.apply(x, weight, None), partial(conv2d, weight=weight, padding=1)):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", enabled=False):
+                result = convolve(leaf)
+            result.sum().backward()  # of strides 0
+        slopes.append(leaf.grad)
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-4)
+
+
+def test_its_threads_are_torchs(tmp_path: Path) -> None:
     """A second library of threads would fight the first for the cores."""
-
-    def loaded() -> set[str]:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-        return {line.split()[-1] for line in lines if "gomp" in line or "iomp" in line}
-
-    before = loaded()
-    kernels.cache_clear()
-    assert kernels() is not None
-    assert loaded() == before
+    built = Path(winograd.build(tmp_path)).read_bytes()
+    assert b"GOMP_parallel" in built
+    assert b"libgomp" not in built
 
 
 @pytest.mark.parametrize(
@@ -150,13 +178,15 @@ def test_without_a_compiler_it_is_the_plain_way(
         (tmp_path / "gcc").write_text(f"#!/bin/sh\n{gcc}\n")
         (tmp_path / "gcc").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    kernels.cache_clear()
+    library.cache_clear()
     with caplog.at_level("INFO"):
         for _ in range(2):
-            assert hardware.convolution({}, trainer("cpu", "32-true")) == "direct"
+            assert hardware.convolution({}, WIDE, trainer("cpu", "32-true"), None) == "direct"
     assert caplog.text.count("cannot be compiled here") == 1
     assert why in caplog.text
-    kernels.cache_clear()
+
+
+WIDE, NARROW = Conv2d(24, 24, 3, padding=1), Conv2d(16, 16, 3, padding=1)
 
 
 def trainer(device: str, precision: str) -> Any:
@@ -164,15 +194,20 @@ def trainer(device: str, precision: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "options, device, precision, way",
+    "options, net, device, precision, began, way",
     [
-        ({}, "cpu", "32-true", "winograd"),
-        ({"convolution": "auto"}, "cpu", "32-true", "winograd"),
-        ({"convolution": "direct"}, "cpu", "32-true", "direct"),
-        ({"capture": "compile"}, "cpu", "32-true", "direct"),
-        ({}, "cpu", "bf16-mixed", "direct"),
-        ({}, "cuda", "32-true", "direct"),
+        ({}, WIDE, "cpu", "32-true", None, "winograd"),
+        ({"convolution": "auto"}, WIDE, "cpu", "32-true", "winograd", "winograd"),
+        ({}, WIDE, "cpu", "32-true", "direct", "direct"),
+        ({"convolution": "direct"}, WIDE, "cpu", "32-true", None, "direct"),
+        ({"convolution": "direct"}, WIDE, "cpu", "32-true", "winograd", "direct"),
+        ({"capture": "compile"}, WIDE, "cpu", "32-true", None, "direct"),
+        ({}, NARROW, "cpu", "32-true", None, "direct"),
+        ({}, WIDE, "cpu", "bf16-mixed", None, "direct"),
+        ({}, WIDE, "cuda", "32-true", None, "direct"),
     ],
 )
-def test_which_way_a_run_takes(options: dict[str, str], device: str, precision: str, way: str) -> None:
-    assert hardware.convolution(options, trainer(device, precision)) == way
+def test_which_way_a_run_takes(
+    options: dict[str, str], net: nn.Module, device: str, precision: str, began: str | None, way: str
+) -> None:
+    assert hardware.convolution(options, net, trainer(device, precision), began) == way

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import math
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -31,7 +32,9 @@ SIZE, POINTS = 4, 36  # pixels of a tile's result along a side; numbers that a t
 LANES = 8  # channels that winograd.c takes at once
 CHUNK = 3 * 2**19  # numbers of one kind of tiles at a time: what stays in the last cache, in few parts
 GAP = 3  # tiles' rows left between the 36: at powers of two apart they would displace each other in it
-WASTE = 2.6  # of what is computed to what is wanted, where tiles stand out; above, a plain convolution wins
+CHANNELS = 24  # of fewer, cutting and putting take longer than the multiplications saved
+TILES = 32  # in a batch; so do the filters, transformed at each step, for fewer
+WASTE = 2.0  # of what is computed to what is wanted, where tiles stand out
 # of a filter's row or column to its six numbers, and of the nine of a filter to the 36
 ROW = torch.tensor([[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 24]]) / 24
 FILTER = torch.kron(ROW, ROW)
@@ -41,13 +44,14 @@ SUM = 7  # which of a tile's numbers is the sum of its gradients
 class Conv2d(nn.Conv2d):
     """A convolution that in training goes Winograd's way where that is faster, once `use` has seen it.
 
-    Scores are always computed the plain way: they are the same wherever a run is scored again.
+    Scores are always computed the plain way: they are the same wherever a run is scored again. Winograd's has
+    no second derivative, and none of `torch.func`.
     """
 
     winograd = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.winograd and self.training and suits(self, x)):
+        if not (self.winograd and self.training and suits(self) and faster(x, self) and library()):
             return super().forward(x)
         result: Tensor = Convolution.apply(x, self.weight, self.bias)
         return result
@@ -60,10 +64,8 @@ def use(net: nn.Module, on: bool) -> None:
             layer.winograd = on
 
 
-def suits(layer: nn.Conv2d, x: Tensor) -> bool:
-    """Whether Winograd's way is open for these images (N, C, H, W), and the faster one."""
-    height, width = x.shape[-2:]
-    covered = tiles_of(height, width) * SIZE**2
+def suits(layer: nn.Conv2d) -> bool:
+    """Whether Winograd's way is open for that convolution, and not too narrow to be worth it."""
     return (
         layer.kernel_size == (3, 3)
         and layer.stride == layer.dilation == (1, 1)
@@ -71,11 +73,21 @@ def suits(layer: nn.Conv2d, x: Tensor) -> bool:
         and layer.padding_mode == "zeros"
         and layer.groups == 1
         and layer.in_channels % LANES == layer.out_channels % LANES == 0
-        and x.device.type == "cpu"
+        and min(layer.in_channels, layer.out_channels) >= CHANNELS
+    )
+
+
+def faster(x: Tensor, layer: nn.Conv2d) -> bool:
+    """Whether it is open for these images (N, C, H, W), and shorter."""
+    if x.dim() != 4 or x.shape[1] != layer.in_channels or torch.compiler.is_compiling():
+        return False
+    tiles, pixels = tiles_of(*x.shape[2:]), x.shape[2] * x.shape[3]
+    return (
+        len(x) * tiles >= TILES
+        and tiles * SIZE**2 <= WASTE * pixels
+        and x.device.type == layer.weight.device.type == "cpu"
         and x.dtype == layer.weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-        and covered <= WASTE * height * width
     )
 
 
@@ -85,14 +97,14 @@ def tiles_of(height: int, width: int) -> int:
 
 
 @cache
-def kernels() -> ctypes.CDLL | None:
+def library() -> ctypes.CDLL | None:
     """winograd.c, compiled and loaded, or None where that cannot be."""
     try:
         with tempfile.TemporaryDirectory() as folder:
             return ctypes.CDLL(build(Path(folder)))
     except subprocess.CalledProcessError as error:
         why = (error.stderr.decode(errors="replace").strip().splitlines() or [str(error)])[-1]
-    except OSError as error:
+    except (OSError, subprocess.SubprocessError) as error:
         why = str(error)
     log.info(f"Torch's own convolutions: winograd.c cannot be compiled here ({why}).")
     return None
@@ -102,14 +114,15 @@ def build(folder: Path) -> str:
     """The library that gcc makes of winograd.c there.
 
     Raises:
-        OSError, subprocess.CalledProcessError: there is no gcc, or what it says.
+        OSError, subprocess.SubprocessError: there is no gcc, or what it says.
     """
     module, library = f"{folder}/winograd.o", f"{folder}/winograd.so"
     for step in (
         ["-O3", "-funroll-loops", "-march=native", "-fopenmp", "-fPIC", "-c", str(SOURCE), "-o", module],
         ["-shared", module, "-o", library],  # without -fopenmp: its threads are to be torch's
     ):
-        subprocess.run(["gcc", *step], check=True, capture_output=True, stdin=subprocess.DEVNULL)
+        command = ["gcc", *step]
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     return library
 
 
@@ -118,32 +131,38 @@ class Convolution(torch.autograd.Function):
     last, padded with a zero on each side."""
 
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu")
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
+        bias = None if bias is None else bias.contiguous()
         filters = transformed(weight)
         result = empty_images(x, len(weight))
-        for part in parts(x, filters):
-            put("put_result", torch.bmm(cut("cut_data", x[part]), filters), result[part], bias)
+        for part, data, products in parts(x, filters):
+            cut("cut_data", x[part], data)
+            put("put_result", torch.bmm(data, filters, out=products), result[part], bias)
         ctx.save_for_backward(x, filters)
         ctx.has_bias = bias is not None
         return result
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, filters = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         of_x = empty_images(x, x.shape[1]) if ctx.needs_input_grad[0] else None
         of_filters = torch.zeros_like(filters) if ctx.needs_input_grad[1] else None
         of_bias = gradient.new_zeros(gradient.shape[1]) if ctx.has_bias else None
-        for part in parts(x, filters):
-            products = cut("cut_result_gradient", gradient[part])
+        for part, data, products in parts(x, filters):
+            cut("cut_result_gradient", gradient[part], products)
             if of_bias is not None:
                 of_bias += products[SUM].sum(0)
             if of_filters is not None:
-                of_filters.baddbmm_(cut("cut_data", x[part]).transpose(1, 2), products)
+                cut("cut_data", x[part], data)
+                of_filters.baddbmm_(data.transpose(1, 2), products)
             if of_x is not None:
-                put("put_data_gradient", torch.bmm(products, filters.transpose(1, 2)), of_x[part])
+                torch.bmm(products, filters.transpose(1, 2), out=data)
+                put("put_data_gradient", data, of_x[part])
         return of_x, None if of_filters is None else gradient_of_weight(of_filters), of_bias
 
 
@@ -160,27 +179,31 @@ def gradient_of_weight(gradient: Tensor) -> Tensor:
 
 def empty_images(like: Tensor, channels: int) -> Tensor:
     count, _, height, width = like.shape
-    return torch.empty(count, channels, height, width, memory_format=torch.channels_last)
+    shape, last = (count, channels, height, width), torch.channels_last
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=last)
 
 
-def parts(x: Tensor, filters: Tensor) -> Iterator[slice]:
-    """Which images to take at a time."""
-    count = max(1, CHUNK // (POINTS * tiles_of(*x.shape[-2:]) * max(filters.shape[1:])))
-    for start in range(0, len(x), count):
-        yield slice(start, start + count)
+def parts(x: Tensor, filters: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Which images to take at a time, with room for their tiles: (36, tiles and a gap, C) of the data,
+    (36, tiles and a gap, K) of the products."""
+    each, widths = tiles_of(*x.shape[-2:]), filters.shape[1:]
+    at_once = min(len(x), max(1, CHUNK // (POINTS * each * max(widths))))
+    rooms = [x.new_empty(POINTS * (at_once * each + GAP) * width) for width in widths]  # once: others fray
+    for start in range(0, len(x), at_once):
+        rows = min(at_once, len(x) - start) * each + GAP
+        shapes = [(POINTS, rows, width) for width in widths]
+        data, products = (r[: math.prod(s)].view(s) for r, s in zip(rooms, shapes, strict=True))
+        yield slice(start, start + at_once), data, products
 
 
-def cut(function: str, images: Tensor) -> Tensor:
-    """Tiles (36, tiles and a gap of zeros, C) of images (N, C, H, W), mapped as that function does."""
-    count, channels, height, width = images.shape
-    tiles = torch.empty(POINTS, count * tiles_of(height, width) + GAP, channels)
+def cut(function: str, images: Tensor, tiles: Tensor) -> None:
+    """Tiles of images (N, C, H, W), mapped as that function does; zeros in the gap."""
     tiles[:, -GAP:] = 0
     call(function, images, tiles, [images, tiles])
-    return tiles
 
 
 def put(function: str, tiles: Tensor, images: Tensor, *bias: Tensor | None) -> None:
-    """The way back from what `cut` returns, into these images."""
+    """The way back from tiles, into these images."""
     call(function, images, tiles, [tiles, images, *bias])
 
 
@@ -189,4 +212,4 @@ def call(function: str, images: Tensor, tiles: Tensor, arguments: list[Tensor | 
     count, channels, height, width = images.shape
     pointers = [ctypes.c_void_p(None if tensor is None else tensor.data_ptr()) for tensor in arguments]
     sizes = [ctypes.c_int(size) for size in (count, height, width, channels)]
-    getattr(kernels(), function)(*pointers, *sizes, ctypes.c_long(tiles.stride(0)))
+    getattr(library(), function)(*pointers, *sizes, ctypes.c_long(tiles.stride(0)))

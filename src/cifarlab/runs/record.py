@@ -24,7 +24,7 @@ from cifarlab.untrusted import Refused, clean, read_json, read_yaml
 SCHEMA = 1
 # what a run is, whatever it ran on and wherever it lies: the rest stays out of the configuration's hash
 NOT_HASHED = ("resume", "export", "logger", "data.root", "data.mirrors", "trainer.enable_progress_bar")
-# keys that the first runs did not have yet, and what these did: one at that value is as good as none
+# keys that the first runs did not have yet: one at that value is as good as none
 ADDED = {"trainer.capture": "none", "trainer.convolution": "auto", "model.bias_epochs": None}
 
 EMPTY: dict[str, Any] = {
