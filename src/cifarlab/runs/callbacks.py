@@ -85,11 +85,14 @@ class RunRecord(pl.Callback):
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         signals.take_back()
+        hardware.return_memory()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: object, batch_idx: int
     ) -> None:
         signals.check()
+        if batch_idx % 50 == 49:  # the gaps that grow between what a step allocates in many sizes
+            hardware.return_memory()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.began, self.lr = True, trainer.optimizers[0].param_groups[0]["lr"]
@@ -113,6 +116,8 @@ class RunRecord(pl.Callback):
         # the gaps between training's batches, which these, of another size, do not fill
         if batch_idx % 10 == 9:
             hardware.return_memory()
+
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, Classifier)
