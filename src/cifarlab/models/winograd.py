@@ -3,7 +3,7 @@
 An image is cut into tiles, each tile is mapped to 36 numbers a channel, and there a convolution is 36 matrix
 products, which BLAS does as fast as the machine can multiply (Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks", 2016). All maps are linear, so the gradients go through their adjoints and are
-as cheap. Rounding moves results by some 1e-6 of their size, ten times what it does in a plain convolution.
+as cheap. Rounding moves results by some 1e-6 of their size, up to some ten times what a plain one's does.
 
 What cuts and puts is in winograd.c, which gcc compiles for this processor when a run starts, in half a
 second: nothing is kept that another machine might find.
@@ -51,17 +51,17 @@ class Conv2d(nn.Conv2d):
     winograd = False
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.winograd and self.training and suits(self) and faster(x, self) and library()):
+        if not (self.winograd and self.training and faster(x, self) and library()):
             return super().forward(x)
         result: Tensor = Convolution.apply(x, self.weight, self.bias)
         return result
 
 
 def use(net: nn.Module, on: bool) -> None:
-    """Let the network's convolutions go Winograd's way, or the plain one again."""
+    """Let those of the network's convolutions that it suits go Winograd's way, or all the plain one again."""
     for layer in net.modules():
         if isinstance(layer, Conv2d):
-            layer.winograd = on
+            layer.winograd = on and suits(layer)
 
 
 def suits(layer: nn.Conv2d) -> bool:
